@@ -1,0 +1,1 @@
+"""The BentoML service and the build of a bento; thin."""

@@ -1,0 +1,1 @@
+"""Airflow: when and how often the flows run."""

@@ -1,0 +1,1 @@
+"""One module a vendor; nothing else imports a vendor."""

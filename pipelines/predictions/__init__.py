@@ -1,0 +1,1 @@
+"""What was answered and what really happened: spool, shipper, label clock."""

@@ -1,0 +1,1 @@
+"""What serves: the wish in the registry, made true by the reconciler."""

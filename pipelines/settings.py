@@ -1,0 +1,226 @@
+"""Every setting of the platform, read once, here and nowhere else.
+
+Order: environment (`TOUCHLINE_…`), then `settings.json` of the home, then the defaults below.
+"""
+
+import json
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    JsonConfigSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from pipelines.errors import BadSettings
+
+HOME_VARIABLE = "TOUCHLINE_HOME"
+PLACES = 16
+"""How many places one home may run."""
+
+
+class Ports(NamedTuple):
+    """One block of ports from one base; every one binds to loopback."""
+
+    proxy: int
+    airflow: int
+    mlflow: int
+    postgres: int
+    airflow_logs: int
+    triggerer_logs: int
+    places: tuple[int, ...]
+
+
+class Home(NamedTuple):
+    """Where the state of one installation lies."""
+
+    root: Path
+
+    @property
+    def settings(self) -> Path:
+        """Settings that `up` was given, kept for every later command."""
+        return self.root / "settings.json"
+
+    @property
+    def version(self) -> Path:
+        """The layout's version; a newer one is refused."""
+        return self.root / "VERSION"
+
+    @property
+    def tables(self) -> Path:
+        """Delta tables, one folder a use case, one a table."""
+        return self.root / "tables"
+
+    @property
+    def landing(self) -> Path:
+        """The bytes of every file that arrived, named by their digest."""
+        return self.root / "landing"
+
+    @property
+    def snapshots(self) -> Path:
+        """Manifests of what was trained on."""
+        return self.root / "snapshots"
+
+    @property
+    def bentoml(self) -> Path:
+        """BENTOML_HOME: the store of built bentos."""
+        return self.root / "bentoml"
+
+    @property
+    def airflow(self) -> Path:
+        """AIRFLOW_HOME."""
+        return self.root / "airflow"
+
+    @property
+    def artifacts(self) -> Path:
+        """MLflow's artifacts."""
+        return self.root / "mlflow-artifacts"
+
+    @property
+    def places(self) -> Path:
+        """The unpacked code of bentos that serve here."""
+        return self.root / "places"
+
+    @property
+    def spool(self) -> Path:
+        """Answered requests not yet in PostgreSQL; one folder a use case, one a place."""
+        return self.root / "spool"
+
+    @property
+    def proxy(self) -> Path:
+        """HAProxy's configuration, maps and control socket."""
+        return self.root / "proxy"
+
+    @property
+    def services(self) -> Path:
+        """supervisord's configuration, one file a service, and its control socket."""
+        return self.root / "services"
+
+    @property
+    def logs(self) -> Path:
+        """One log file a service, rotated."""
+        return self.root / "logs"
+
+    @property
+    def secrets(self) -> Path:
+        """Generated secrets, mode 600, one file each."""
+        return self.root / "secrets"
+
+    def secret(self, name: str) -> str:
+        """Read one generated secret; BadSettings when the home was never set up."""
+        try:
+            return (self.secrets / name).read_text().strip()
+        except FileNotFoundError:
+            raise BadSettings(
+                f"{self.secrets / name}: no such secret; this home was not set up yet: run `touchline up`"
+            ) from None
+
+
+class Settings(BaseSettings):
+    """What a person may set."""
+
+    model_config = SettingsConfigDict(env_prefix="TOUCHLINE_", extra="forbid", frozen=True)
+
+    home: Path = Field(Path.home() / ".touchline", description="Folder of all state of this installation")
+    base_port: int = Field(7400, ge=1024, le=65000, description="First port of the block of 32 that it uses")
+    use_cases: tuple[Path, ...] = Field(
+        (), description="Folders with further use cases (JSON list), beside the shipped ones"
+    )
+    use_case: str = Field("calories", description="The use case that `up` runs")
+    data: Path | None = Field(None, description="Folder of real files; without it rows are simulated")
+    replicas: int = Field(2, ge=1, le=4, description="How many places serve the champion of a use case")
+    database_url: SecretStr | None = Field(
+        None, description="The platform's PostgreSQL, when it is not the embedded one"
+    )
+    mlflow_url: str | None = Field(None, description="MLflow's address, when it is not this home's own")
+    simulation_seed: int = Field(7, ge=0, description="Seed of the simulated source")
+    training_threads: int = Field(2, ge=1, description="Threads of one training run")
+    lock_wait_seconds: float = Field(
+        300, gt=0, description="How long a step waits for another run of the same flow"
+    )
+
+    @field_validator("home", "data")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser().absolute()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment before the home's file; no dotenv, no secret files."""
+        home = Path(
+            init_settings().get("home") or os.environ.get(HOME_VARIABLE) or cls.model_fields["home"].default
+        )
+        kept = JsonConfigSettingsSource(settings_cls, json_file=Home(home.expanduser()).settings)
+        return init_settings, env_settings, kept
+
+    @cached_property
+    def at(self) -> Home:
+        """The home's folders."""
+        return Home(self.home)
+
+    @cached_property
+    def ports(self) -> Ports:
+        """The block of ports."""
+        base = self.base_port
+        return Ports(
+            base,
+            base + 1,
+            base + 2,
+            base + 3,
+            base + 4,
+            base + 5,
+            tuple(range(base + 16, base + 16 + PLACES)),
+        )
+
+    @property
+    def database(self) -> str:
+        """URL of the platform's own database (libpq form); holds the password."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        password = self.at.secret("postgres-touchline")
+        return f"postgresql://touchline:{password}@127.0.0.1:{self.ports.postgres}/touchline"
+
+    @property
+    def mlflow(self) -> str:
+        """MLflow's address."""
+        return self.mlflow_url or f"http://127.0.0.1:{self.ports.mlflow}"
+
+    @property
+    def endpoint(self) -> str:
+        """Where predictions are asked for; a use case's name follows."""
+        return f"http://127.0.0.1:{self.ports.proxy}"
+
+
+def load(**given: object) -> Settings:
+    """Read the settings; BadSettings names each wrong one."""
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as wrong:
+        told = "; ".join(
+            f"TOUCHLINE_{'.'.join(str(part) for part in each['loc']).upper()}: {each['msg']}"
+            for each in wrong.errors()
+        )
+        raise BadSettings(told) from None
+
+
+def remember(settings: Settings) -> None:
+    """Keep in the home what later commands must agree on."""
+    kept = settings.model_dump(
+        mode="json", include={"base_port", "use_cases", "use_case", "data", "replicas", "simulation_seed"}
+    )
+    settings.at.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partial = settings.at.settings.with_suffix(".partial")
+    partial.write_text(json.dumps(kept, indent=1) + "\n")
+    partial.replace(settings.at.settings)

@@ -1,0 +1,1 @@
+"""One module a step; a step is a function of the tools and small records."""
