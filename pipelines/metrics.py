@@ -71,15 +71,12 @@ def paired_interval(
     a row hard for both cancels. Returns (difference, lower, upper).
     """
     random = np.random.default_rng(seed)
-    draw: Callable[[Outputs, NDArray[np.intp]], Outputs] = lambda outputs, rows: {  # ruff: ignore[lambda-assignment]
-        name: values[rows] for name, values in outputs.items()
-    }
-    differences = np.empty(resamples)
-    for resample in range(resamples):
-        rows = random.integers(0, len(actual), len(actual))
-        differences[resample] = metric(draw(candidate, rows), actual[rows]) - metric(
-            draw(champion, rows), actual[rows]
-        )
+
+    def of(outputs: Outputs, rows: NDArray[np.intp]) -> float:
+        return metric({name: values[rows] for name, values in outputs.items()}, actual[rows])
+
+    draws = (random.integers(0, len(actual), len(actual)) for _ in range(resamples))
+    differences = [of(candidate, rows) - of(champion, rows) for rows in draws]
     tail = (1 - confidence) / 2
     lower, upper = np.quantile(differences, [tail, 1 - tail])
     return metric(candidate, actual) - metric(champion, actual), float(lower), float(upper)

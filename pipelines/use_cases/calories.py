@@ -85,9 +85,15 @@ def simulate(seed: int, drop: int) -> Mapping[str, "pl.DataFrame"]:
     calories = np.maximum(1.0, np.round(duration * kilojoules / 4.184 * random.normal(1, 0.02, n)))
     users = 10_000_000 + drop * 10_000 + np.arange(n)
     exercise = {
-        "User_ID": users, "Gender": np.where(male, "male", "female"), "Age": age.astype(int),
-        "Height": height, "Weight": weight, "Duration": duration, "Heart_Rate": heart, "Body_Temp": temperature,
-    }  # fmt: skip
+        "User_ID": users,
+        "Gender": np.where(male, "male", "female"),
+        "Age": age.astype(int),
+        "Height": height,
+        "Weight": weight,
+        "Duration": duration,
+        "Heart_Rate": heart,
+        "Body_Temp": temperature,
+    }
     return {
         "exercise": pl.DataFrame(exercise),
         "burnt": pl.DataFrame({"User_ID": users, "Calories": calories}),
