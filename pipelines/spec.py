@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic import Field as field_of
 
 if TYPE_CHECKING:
-    import polars as pl
+    from polars import DataFrame
+else:
+    DataFrame = Any  # a place serves without Polars
 
 Columns = Mapping[str, NDArray[Any]]
 """Equally long 1-d arrays by name: float64 for numbers and integers, object (str) for text."""
@@ -20,8 +22,8 @@ State = dict[str, Any]
 """What `fit_state` learnt: JSON and nothing else."""
 Loss = Callable[[Outputs, NDArray[np.float64]], NDArray[np.float64]]
 Metric = Callable[[Outputs, NDArray[np.float64]], float]
-Assemble = Callable[[Mapping[str, "pl.DataFrame"], datetime], "pl.DataFrame"]
-Simulate = Callable[[int, int], Mapping[str, "pl.DataFrame"]]
+Assemble = Callable[[Mapping[str, DataFrame], datetime], DataFrame]
+Simulate = Callable[[int, int], Mapping[str, DataFrame]]
 
 NAME = r"^[a-z][a-z0-9_]{1,30}$"
 

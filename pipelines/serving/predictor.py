@@ -1,0 +1,93 @@
+"""A release that answers: features, model parts, outputs; on NumPy alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from pydantic import ValidationError
+
+from pipelines.adapters import onnx
+from pipelines.errors import BadRelease, CheckFailed
+from pipelines.records import Manifest
+from pipelines.serving import digest
+from pipelines.serving.contract import Contract, Rows
+from pipelines.spec import Columns, Outputs, UseCase
+
+_NOISE = 1e-6
+"""Absolute difference below which answers are equal: float32 cannot say more."""
+
+
+class Predictor:
+    """A release in memory. `load` makes one, and only one that answers its golden rows."""
+
+    def __init__(self, folder: Path, manifest: Manifest, use_case: UseCase) -> None:
+        """Open the parts; nothing is checked here."""
+        self.manifest = manifest
+        self.contract = Contract(use_case)
+        self._state = manifest.state
+        self._features = use_case.features
+        self._outputs = use_case.outputs
+        self._parts = {part.name: onnx.part(folder / part.onnx, part.kind) for part in manifest.parts}
+        seen = [manifest.ranges.get(name, (-np.inf, np.inf)) for name in self.contract.numbers]
+        self._least = np.array([least for least, _ in seen])
+        self._most = np.array([most for _, most in seen])
+
+    def answer(self, columns: Columns) -> Outputs:
+        """Named outputs, (n,) each."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            matrix = self._features(columns, self._state)
+            return self._outputs({name: part(matrix) for name, part in self._parts.items()})
+
+    def warnings(self, rows: Rows) -> list[list[dict[str, str]]]:
+        """For each row, its inputs outside of what training saw."""
+        told: list[list[dict[str, str]]] = [[] for _ in rows.values]
+        outside = (rows.numbers < self._least) | (rows.numbers > self._most)
+        if outside.any():
+            for row, place in np.argwhere(outside):
+                told[row].append(self._warning(int(place), float(rows.numbers[row, place])))
+        return told
+
+    def _warning(self, place: int, value: float) -> dict[str, str]:
+        name, least, most = self.contract.numbers[place], self._least[place], self._most[place]
+        message = f"{value:g} is outside of what training saw: {least:g} to {most:g}."
+        return {"code": "outside_training_range", "field": name, "message": message}
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read `release.json`; BadRelease says what is wrong with it."""
+    try:
+        return Manifest.model_validate_json((folder / "release.json").read_bytes())
+    except (OSError, ValidationError) as wrong:
+        raise BadRelease(f"{folder / 'release.json'}: {wrong}") from None
+
+
+def load(folder: Path, use_case: UseCase, release_digest: str | None = None) -> Predictor:
+    """Open a release and let it answer its golden rows.
+
+    Raises BadRelease when the files are not those of the digest, CheckFailed when an answer differs from
+    the offline model's by more than `use_case.parity` (relative).
+    """
+    found = digest.of_folder(folder)
+    if release_digest not in {None, found}:
+        raise BadRelease(f"{folder}: its files have the digest {found}, not {release_digest}")
+    manifest = read_manifest(folder)
+    if manifest.use_case != use_case.name:
+        raise BadRelease(f"{folder}: is a release of {manifest.use_case}, not of {use_case.name}")
+    predictor = Predictor(folder, manifest, use_case)
+    _check_golden(predictor, json.loads((folder / "golden.json").read_bytes()), use_case.parity)
+    return predictor
+
+
+def _check_golden(predictor: Predictor, golden: dict[str, list[dict[str, Any]]], parity: float) -> None:
+    each = [predictor.contract.predict(msgspec.json.encode(row)) for row in golden["rows"]]
+    if not each:
+        raise CheckFailed("golden.json holds no rows: nothing shows that this release answers rightly")
+    columns = {name: np.concatenate([rows.columns[name] for rows in each]) for name in each[0].columns}
+    answered = predictor.answer(columns)
+    for name in golden["outputs"][0]:
+        expected = np.array([row[name] for row in golden["outputs"]])
+        worst = float(np.max(np.abs(answered[name] - expected) - parity * np.abs(expected)))
+        if not worst <= _NOISE:
+            raise CheckFailed(f"golden rows: {name} differs from the offline model by {worst:g} too much")
