@@ -1,7 +1,7 @@
 """In-memory doubles of the services, for tests and for looking around; each passes its adapter's contract test."""
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -104,7 +104,7 @@ class MemoryLocks:
         self.held: dict[str, Lock] = {}
 
     @contextmanager
-    def hold(self, name: str) -> Iterator[None]:
+    def hold(self, name: str) -> Generator[None]:
         """Hold it; Busy at once when it is held."""
         lock = self.held.setdefault(name, Lock())
         if not lock.acquire(blocking=False):

@@ -144,7 +144,8 @@ class GateVerdict(Frozen):
     passed: bool
     reason: str
     metric: str
-    candidate: float
+    candidate: float | None
+    """None where an answer was not finite, so that there is no metric."""
     champion: float | None
     champion_version: str | None
     difference: tuple[float, float, float] | None
@@ -180,8 +181,8 @@ class CheckVerdict(Frozen):
     passed: bool
     reason: str
     rows: int
-    largest_difference: float
-    """Largest relative difference of any output."""
+    largest_difference: float | None
+    """Largest relative difference of any output; None where an answer was not finite."""
 
 
 class Checked(Frozen):

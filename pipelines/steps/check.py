@@ -42,4 +42,9 @@ def compare(use_case: UseCase, offline: Outputs, answered: Outputs) -> CheckVerd
     )
     n = len(next(iter(offline.values())))
     reason = f"{n} rows, largest difference {apart:.2g}, allowed {use_case.parity:g}"
-    return CheckVerdict(passed=apart <= use_case.parity, reason=reason, rows=n, largest_difference=apart)
+    return CheckVerdict(
+        passed=apart <= use_case.parity,
+        reason=reason,
+        rows=n,
+        largest_difference=apart if np.isfinite(apart) else None,
+    )

@@ -62,9 +62,13 @@ def judge(
     interval = None if theirs is None else _interval(use_case, ours, theirs, actual)
     passed, reason = _decide(use_case, value, interval, champion, len(actual))
     return GateVerdict(
-        passed=passed, reason=reason, metric=asked.metric, candidate=value, champion=best,
+        passed=passed, reason=reason, metric=asked.metric, candidate=_finite(value), champion=best,
         champion_version=champion, difference=interval, rows=len(actual),
     )  # fmt: skip
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def _interval(use_case: UseCase, ours: Outputs, theirs: Outputs, actual: np.ndarray) -> tuple[float, float, float]:

@@ -149,10 +149,9 @@ def _published(good: pl.DataFrame, at: lake.TableAt, checked: CheckedBatch) -> p
 
 def _nothing(at: lake.TableAt) -> pl.DataFrame:
     declared = {each.name: lake.dtype(each) for each in at.table.columns}
-    lineage: dict[str, pl.DataType] = {
-        "_batch": pl.Int64(), "_file": pl.String(), "_digest": pl.String(), "_row": pl.Int64(),
-        "_hash": pl.String(), "_revision": pl.Int32(), "_received_at": pl.Datetime("us", "UTC"), "_suite": pl.String(),
-    }  # fmt: skip
+    numbers = dict.fromkeys(("_batch", "_row"), pl.Int64())
+    texts = dict.fromkeys(("_file", "_digest", "_hash", "_suite"), pl.String())
+    lineage = {**numbers, **texts, "_revision": pl.Int32(), "_received_at": pl.Datetime("us", "UTC")}
     return pl.DataFrame(schema={**declared, **lineage})
 
 

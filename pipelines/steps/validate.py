@@ -47,9 +47,8 @@ def _judge(tools: Tools, table: Table, batch: Batch, now: datetime) -> CheckedBa
             batch=batch, uri="", suite=digest, failed=content.reason, broken=batch.rows, warnings=()
         )
     rows = _typed(content.rows, table)
-    sound = rows.filter(pl.col("_reasons").list.len() == 0)
-    findings = _findings(tools, table, sound, suite, batch, now)
-    judged = _with_reasons(rows, sound, findings)
+    findings = _findings(tools, table, rows, suite, batch, now)
+    judged = _with_reasons(rows, findings)
     whole = pl.concat([judged, _ragged(content, judged)], how="vertical").sort("_row")
     uri.parent.mkdir(parents=True, exist_ok=True)
     whole.write_parquet(uri.with_suffix(".partial"))
@@ -119,12 +118,15 @@ def _changed_types(rows: pl.DataFrame, table: Table) -> list[str]:
     return told
 
 
-def _with_reasons(rows: pl.DataFrame, sound: pl.DataFrame, findings: tuple[Finding, ...]) -> pl.DataFrame:
+def _with_reasons(rows: pl.DataFrame, findings: tuple[Finding, ...]) -> pl.DataFrame:
+    """Add the suite's reasons; a row whose cells are no values keeps that reason alone: they read as null."""
+    sound = rows["_reasons"].list.len() == 0
     broken = [
-        {"_row": sound["_row"][row], "_told": finding.reason}
+        {"_row": rows["_row"][row], "_told": finding.reason}
         for finding in findings
         if finding.rows is not None and finding.severity != "info"
         for row in finding.rows
+        if sound[row]
     ]
     told = pl.DataFrame(broken, schema={"_row": pl.Int64, "_told": pl.String})
     by_row = told.group_by("_row", maintain_order=True).agg("_told")
