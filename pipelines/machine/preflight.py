@@ -44,7 +44,7 @@ def account() -> None:
         pwd.getpwuid(os.geteuid())
     except KeyError:
         raise CannotStart(
-            f"user id {os.geteuid()} has no entry in /etc/passwd, which PostgreSQL needs: run as a user who has"
+            f"user id {os.geteuid()} has no entry in /etc/passwd, which PostgreSQL needs: use another"
         ) from None
 
 

@@ -65,6 +65,10 @@ class Supervisor:
             return False
         return True
 
+    def was_killed(self) -> bool:
+        """Whether it ended without the time to remove its pid file; only meaningful while it does not run."""
+        return (self.home.services / "supervisord.pid").exists()
+
     def start(self, services: tuple[Service, ...]) -> None:
         """Start supervisord with exactly these services; what an earlier one left running is ended first."""
         self._prepare()
