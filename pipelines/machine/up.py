@@ -192,7 +192,7 @@ def _run_tool(settings: Settings, *command: str) -> None:
         **services.airflow_environment(settings),
     }
     done = subprocess.run(
-        command, env=variables, cwd=settings.home, capture_output=True, text=True, check=False
+        command, env=environment, cwd=settings.home, capture_output=True, text=True, check=False
     )
     (settings.at.logs / "setup.log").write_text(done.stdout + done.stderr)
     if done.returncode:
@@ -291,9 +291,7 @@ def _farewell(settings: Settings) -> None:
     at, port = settings.at, settings.ports.airflow
     say()
     say(f"predictions  {settings.endpoint}/{settings.use_case}/predict")
-    say(
-        f"Airflow      http://127.0.0.1:{settings.ports.airflow}   user admin, password in {at.secrets}/airflow-admin"
-    )
+    say(f"Airflow      http://127.0.0.1:{port}   user admin, password in {at.secrets / 'airflow-admin'}")
     say(f"MLflow       {settings.mlflow}")
     say(f"logs         {at.logs}")
     say("status       touchline status     stop: touchline down")
