@@ -16,6 +16,7 @@ from prometheus_client import Counter, Histogram
 
 from pipelines.predictions.spool import Labels, Predictions, Spool, SpoolFull
 from pipelines.records import Stamp
+from pipelines.serving import schema
 from pipelines.serving.contract import Code, Label, Refused, Rows
 from pipelines.serving.predictor import Predictor
 from pipelines.spec import Field, UseCase
@@ -26,15 +27,18 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-PASSED_ON = frozenset({"/livez", "/readyz", "/healthz", "/metrics", "/docs.json"})
+PASSED_ON = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
 METHODS = dict.fromkeys(PASSED_ON, "GET") | {
     "/predict": "POST",
     "/predict/batch": "POST",
     "/labels": "POST",
     "/model": "GET",
+    "/docs.json": "GET",
 }
 REQUEST_ID = b"x-request-id"
+ROLE = b"x-touchline-role"
 RETRY_AFTER_SECONDS = 2
+_SOUND_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 REQUESTS = Counter(
@@ -57,6 +61,24 @@ class Identity(NamedTuple):
     bento_digest: str
 
 
+class Asked(NamedTuple):
+    """When and as what a request arrived; the only place where time enters."""
+
+    request_id: str
+    at: int
+    """Microseconds since 1970, UTC."""
+    started: int
+    """Nanoseconds of a clock that never goes back."""
+    role: str | None
+
+
+def asked(request_id: bytes = b"", role: bytes | None = None) -> Asked:
+    """Stamp a request that has arrived as a whole; one without a sound id gets a new one."""
+    name = request_id.decode() if _SOUND_ID.fullmatch(request_id) else str(uuid.uuid4())
+    told = role.decode("latin-1") if role else None
+    return Asked(name, time.time_ns() // 1000, time.perf_counter_ns(), told)
+
+
 class Reply(NamedTuple):
     """Status and body of an answer."""
 
@@ -65,12 +87,13 @@ class Reply(NamedTuple):
 
 
 class Answers:
-    """What the endpoint says to each body; knows no ASGI. `now` is in microseconds since 1970, UTC."""
+    """What the endpoint says to each body; knows no ASGI."""
 
     def __init__(self, use_case: UseCase, predictor: Predictor, spool: Spool, who: Identity) -> None:
         """Everything is loaded and checked already."""
         self.use_case = use_case
         self.version = who.stamp.model_version
+        self.output_names = predictor.output_names
         self._predictor = predictor
         self._contract = predictor.contract
         self._spool = spool
@@ -78,36 +101,34 @@ class Answers:
         self._encode = msgspec.json.Encoder().encode
         self._count_rows = ROWS.labels(use_case.name, self.version).inc
 
-    def predict(self, body: bytes, request_id: str, now: int) -> Reply:
+    def predict(self, body: bytes, asked: Asked) -> Reply:
         """Answer one row."""
-        started = time.perf_counter_ns()
-        answer = self._answer(self._contract.predict(body), [0], request_id, now, started)[0]
+        answer = self._answer(self._contract.predict(body), [0], asked)[0]
         if isinstance(answer, Refused):
             raise answer
         return Reply(200, self._encode(answer))
 
-    def batch(self, body: bytes, request_id: str, now: int) -> Reply:
+    def batch(self, body: bytes, asked: Asked) -> Reply:
         """Answer every good row of a batch; a bad one fails alone."""
-        started = time.perf_counter_ns()
         rows, places, refused = self._contract.batch(body)
         told: dict[int, Any] = {why.row: why for why in refused if why.row is not None}
         if places:
-            told |= self._answer(rows, places, request_id, now, started)
+            told |= self._answer(rows, places, asked)
         each = (told[place] for place in sorted(told))
         predictions = [one.body() if isinstance(one, Refused) else one for one in each]
         return Reply(200, self._encode({"predictions": predictions}))
 
-    def labels(self, body: bytes, request_id: str, now: int) -> Reply:
+    def labels(self, body: bytes, asked: Asked) -> Reply:
         """Keep labels; a bad one is named and the others are kept."""
         labels, refused = self._contract.labels(body)
         if refused and not labels:
             raise refused[0]
         if labels:
-            self._spool.append(_label_record(labels, now))
+            self._spool.append(_label_record(labels, asked.at))
         told = [why.body()["error"] for why in refused]
         return Reply(202, self._encode({"accepted": len(labels), "errors": told}))
 
-    def model(self, body: bytes, request_id: str, now: int) -> Reply:
+    def model(self, body: bytes, asked: Asked) -> Reply:
         """Describe what answers here and what it takes."""
         manifest, stamp = self._predictor.manifest, self._who.stamp
         about = {
@@ -123,22 +144,21 @@ class Answers:
             "bento": stamp.bento_tag,
             "digest": self._who.bento_digest,
             "place": self._who.place,
+            "role": asked.role,
             "logged": self._spool.logged,
         }
         return Reply(200, self._encode(about))
 
-    def _answer(
-        self, rows: Rows, places: list[int], request_id: str, now: int, started: int
-    ) -> dict[int, dict[str, Any] | Refused]:
+    def _answer(self, rows: Rows, places: list[int], asked: Asked) -> dict[int, dict[str, Any] | Refused]:
         """Answers by their place in the request; recorded before they are returned."""
         outputs = {name: values.tolist() for name, values in self._predictor.answer(rows.columns).items()}
         if not all(all(map(isfinite, values)) for values in outputs.values()):
-            return self._answer_finite(rows, places, outputs, request_id, now, started)
-        self._keep(rows, places, outputs, request_id, now, started)
+            return self._answer_finite(rows, places, outputs, asked)
+        self._keep(rows, places, outputs, asked)
         warnings = self._predictor.warnings(rows)
         return {
             place: {
-                "prediction_id": f"{request_id}-{place}",
+                "prediction_id": f"{asked.request_id}-{place}",
                 "output": {name: values[row] for name, values in outputs.items()},
                 "model_version": self.version,
                 "warnings": warnings[row],
@@ -151,9 +171,7 @@ class Answers:
         rows: Rows,
         places: list[int],
         outputs: dict[str, list[float]],
-        request_id: str,
-        now: int,
-        started: int,
+        asked: Asked,
     ) -> dict[int, dict[str, Any] | Refused]:
         """The rows that have an answer, and a typed error for the others."""
         good = [
@@ -166,7 +184,7 @@ class Answers:
         }
         if good:
             kept = [places[row] for row in good]
-            told |= self._answer(rows.only(good), kept, request_id, now, started)
+            told |= self._answer(rows.only(good), kept, asked)
         return told
 
     def _keep(
@@ -174,14 +192,12 @@ class Answers:
         rows: Rows,
         places: list[int],
         outputs: dict[str, list[float]],
-        request_id: str,
-        now: int,
-        started: int,
+        asked: Asked,
     ) -> None:
         record = Predictions(
-            request_id,
-            now,
-            (time.perf_counter_ns() - started) // 1000,
+            asked.request_id,
+            asked.at,
+            (time.perf_counter_ns() - asked.started) // 1000,
             places,
             rows.client_ids,
             rows.keys,
@@ -193,7 +209,7 @@ class Answers:
         self._count_rows(len(places))
 
 
-Route = Callable[[bytes, str, int], Reply]
+Route = Callable[[bytes, Asked], Reply]
 
 
 class Hot:
@@ -205,11 +221,14 @@ class Hot:
         self._limit = answers.use_case.serving.body_limit
         self._names = (answers.use_case.name, answers.version)
         self._version = answers.version.encode()
+        described = schema.openapi(answers.use_case, answers.output_names, answers.version)
+        self._docs = Reply(200, msgspec.json.encode(described))
         self._routes: dict[str, Route] = {
             "/predict": answers.predict,
             "/predict/batch": answers.batch,
             "/labels": answers.labels,
             "/model": answers.model,
+            "/docs.json": lambda *_: self._docs,
         }
         self._timers = {path: LATENCY.labels(*self._names, path).observe for path in self._routes}
         self._counts: dict[tuple[str, int], Callable[[], None]] = {}
@@ -220,33 +239,39 @@ class Hot:
         if scope["type"] != "http" or (path in PASSED_ON and scope["method"] in {"GET", "HEAD"}):
             await self._app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        request_id = _request_id(headers.get(REQUEST_ID, b""))
+        headers: dict[bytes, bytes] = dict(scope["headers"])
         try:
-            reply = await self._reply(path, scope["method"], headers, request_id, receive)
+            body = await self._body_for(path, scope["method"], headers, receive)
+            if body is None:
+                return
+            reply, request_id = self._reply(
+                path, body, asked(headers.get(REQUEST_ID, b""), headers.get(ROLE))
+            )
+        except Refused as why:
+            reply, request_id = _refusal(why), asked(headers.get(REQUEST_ID, b"")).request_id
+        self._count(path if path in self._routes else "other", reply.status)
+        await self._send(reply, request_id, path, send)
+
+    def _reply(self, path: str, body: bytes, asked: Asked) -> tuple[Reply, str]:
+        try:
+            reply = self._routes[path](body, asked)
         except Refused as why:
             reply = _refusal(why)
         except SpoolFull as why:
             reply = _refusal(Refused(Code.LOG_FULL, f"{Code.LOG_FULL.meaning} ({why})"))
-        if reply is not None:
-            self._count(path if path in self._routes else "other", reply.status)
-            await self._send(reply, request_id, path, send)
+        self._timers[path]((time.perf_counter_ns() - asked.started) / 1e9)
+        return reply, asked.request_id
 
-    async def _reply(
-        self, path: str, method: str, headers: dict[bytes, bytes], request_id: str, receive: Receive
-    ) -> Reply | None:
+    async def _body_for(
+        self, path: str, method: str, headers: dict[bytes, bytes], receive: Receive
+    ) -> bytes | None:
+        """The body of a request that this path takes, or None when the client went away."""
         expected = METHODS.get(path)
         if expected is None:
             raise Refused(Code.NOT_FOUND, f"Nothing answers at {path[:100]}.")
         if method != expected:
             raise Refused(Code.METHOD_NOT_ALLOWED, f"{path} takes {expected}, not {method}.")
-        body = b"" if method == "GET" else await self._body(headers, receive)
-        if body is None:
-            return None
-        started = time.perf_counter()
-        reply = self._routes[path](body, request_id, time.time_ns() // 1000)
-        self._timers[path](time.perf_counter() - started)
-        return reply
+        return b"" if method == "GET" else await self._body(headers, receive)
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
         """The whole body, or None when the client went away."""
@@ -282,14 +307,6 @@ class Hot:
             headers.append((b"allow", METHODS[path].encode()))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})
-
-
-_SOUND_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-
-
-def _request_id(given: bytes) -> str:
-    """The proxy's id; a new one for a request that came without."""
-    return given.decode() if _SOUND_ID.fullmatch(given) else str(uuid.uuid4())
 
 
 def _check_headers(headers: dict[bytes, bytes], limit: int) -> None:
