@@ -1,0 +1,75 @@
+"""What every test may ask for: a home of its own, a free port, a PostgreSQL of its own."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from pipelines.machine import postgres as server
+from pipelines.machine import secrets
+from pipelines.settings import Home
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        port: int = asked.getsockname()[1]
+    return port
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
+    """Poll until the condition holds; a generous limit, because the machine may be busy."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {seconds} s in vain for: {what}")
+        time.sleep(0.1)
+
+
+class Postgres(NamedTuple):
+    """A running server."""
+
+    home: Home
+    port: int
+    cluster: server.Cluster
+
+    def url(self, role: str) -> str:
+        """`postgresql://role:password@127.0.0.1:port/role`; roles: airflow, mlflow, touchline, postgres."""
+        return server.url(self.home, role, self.port)
+
+
+@pytest.fixture
+def home() -> Iterator[Home]:
+    """An empty home with a short path: unix sockets lie in it."""
+    folder = Path(tempfile.mkdtemp(prefix="touchline-"))
+    yield Home(folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL with the three databases, alone for this session; gone afterwards, whole."""
+    home = Home(Path(tempfile.mkdtemp(prefix="touchline-pg-")))
+    secrets.generate(home)
+    cluster, port = server.prepare(home), free_port()
+    with (home.root / "postgres.log").open("wb") as log:
+        process = subprocess.Popen(
+            cluster.command(port), cwd="/", stdout=log, stderr=log, **server.as_account(cluster.account)
+        )
+    try:
+        wait_for(lambda: server.is_ready(cluster, port), "PostgreSQL to take connections")
+        server.create_databases(home, port)
+        yield Postgres(home, port, cluster)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+        server.remove(home)
+        shutil.rmtree(home.root)
