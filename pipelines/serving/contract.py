@@ -37,6 +37,7 @@ class Code(Enum):
     NOT_A_CHOICE = "not_a_choice", 422, "The value is none of the field's words."
     BAD_TIME = "bad_time", 422, "A time is RFC 3339 with its offset, between the years 1900 and 2200."
     NO_ANSWER = "no_answer", 422, "The model has no finite answer for this row."
+    INTERNAL = "internal", 500, "The model's code failed; the place's log says where."
     LOG_FULL = "log_full", 503, "The answer could not be recorded, so none is given; try again."
     NO_PLACE = "no_place", 503, "No copy of the model is up at the moment; try again."
     TOO_SLOW = "too_slow", 504, "The model did not answer within the use case's time limit."
@@ -80,6 +81,17 @@ class Rows(NamedTuple):
     keys: list[str | None]
     event_times: list[int | None]
     """Microseconds since 1970, UTC; None: the time of the request."""
+
+    def only(self, kept: list[int]) -> "Rows":
+        """Some of the rows."""
+        return Rows(
+            {name: values[kept] for name, values in self.columns.items()},
+            self.numbers[kept],
+            [self.values[row] for row in kept],
+            [self.client_ids[row] for row in kept],
+            [self.keys[row] for row in kept],
+            [self.event_times[row] for row in kept],
+        )
 
 
 class Batch(NamedTuple):

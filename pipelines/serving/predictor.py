@@ -22,10 +22,13 @@ _NOISE = 1e-6
 class Predictor:
     """A release in memory. `load` makes one, and only one that answers its golden rows."""
 
-    def __init__(self, folder: Path, manifest: Manifest, use_case: UseCase) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, use_case: UseCase, output_names: tuple[str, ...]
+    ) -> None:
         """Open the parts; nothing is checked here."""
         self.manifest = manifest
         self.contract = Contract(use_case)
+        self.output_names = output_names
         self._state = manifest.state
         self._features = use_case.features
         self._outputs = use_case.outputs
@@ -75,18 +78,27 @@ def load(folder: Path, use_case: UseCase, release_digest: str | None = None) -> 
     manifest = read_manifest(folder)
     if manifest.use_case != use_case.name:
         raise BadRelease(f"{folder}: is a release of {manifest.use_case}, not of {use_case.name}")
-    predictor = Predictor(folder, manifest, use_case)
-    _check_golden(predictor, json.loads((folder / "golden.json").read_bytes()), use_case.parity)
+    golden = _golden(folder)
+    predictor = Predictor(folder, manifest, use_case, tuple(golden["outputs"][0]))
+    _check_golden(predictor, golden, use_case.parity)
     return predictor
+
+
+def _golden(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    try:
+        golden: dict[str, list[dict[str, Any]]] = json.loads((folder / "golden.json").read_bytes())
+    except (OSError, ValueError) as wrong:
+        raise BadRelease(f"{folder / 'golden.json'}: {wrong}") from None
+    if not golden.get("rows") or len(golden["rows"]) != len(golden.get("outputs", ())):
+        raise BadRelease(f"{folder / 'golden.json'}: holds no rows with their outputs: nothing shows parity")
+    return golden
 
 
 def _check_golden(predictor: Predictor, golden: dict[str, list[dict[str, Any]]], parity: float) -> None:
     each = [predictor.contract.predict(msgspec.json.encode(row)) for row in golden["rows"]]
-    if not each:
-        raise CheckFailed("golden.json holds no rows: nothing shows that this release answers rightly")
     columns = {name: np.concatenate([rows.columns[name] for rows in each]) for name in each[0].columns}
     answered = predictor.answer(columns)
-    for name in golden["outputs"][0]:
+    for name in predictor.output_names:
         expected = np.array([row[name] for row in golden["outputs"]])
         worst = float(np.max(np.abs(answered[name] - expected) - parity * np.abs(expected)))
         if not worst <= _NOISE:
