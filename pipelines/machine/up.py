@@ -71,9 +71,7 @@ def down(settings: Settings, *, purge: bool = False) -> None:
         supervisor.stop()
     if purge and settings.home.exists():
         if not settings.at.version.exists():
-            raise BadSettings(
-                f"{settings.home}: no home of Touchline, so nothing was removed: set TOUCHLINE_HOME"
-            )
+            raise BadSettings(f"{settings.home}: no home of Touchline, so nothing was removed: set TOUCHLINE_HOME")
         with step(f"removing {settings.home}"):
             postgres.remove(settings.at)
             shutil.rmtree(settings.home)
@@ -191,9 +189,7 @@ def _run_tool(settings: Settings, *command: str) -> None:
         **services.platform_environment(settings),
         **services.airflow_environment(settings),
     }
-    done = subprocess.run(
-        command, env=environment, cwd=settings.home, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, env=environment, cwd=settings.home, capture_output=True, text=True, check=False)
     (settings.at.logs / "setup.log").write_text(done.stdout + done.stderr)
     if done.returncode:
         raise CannotStart(f"{' '.join(command[-2:])} failed: {(done.stderr or done.stdout).strip()[-800:]}")

@@ -41,9 +41,7 @@ RETRY_AFTER_SECONDS = 2
 _SOUND_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
-REQUESTS = Counter(
-    "touchline_requests", "Answered requests.", ["use_case", "model_version", "route", "status"]
-)
+REQUESTS = Counter("touchline_requests", "Answered requests.", ["use_case", "model_version", "route", "status"])
 ROWS = Counter("touchline_rows", "Answered rows.", ["use_case", "model_version"])
 LATENCY = Histogram(
     "touchline_request_seconds",
@@ -175,9 +173,7 @@ class Answers:
     ) -> dict[int, dict[str, Any] | Refused]:
         """The rows that have an answer, and a typed error for the others."""
         good = [
-            row
-            for row, values in enumerate(zip(*outputs.values(), strict=True))
-            if all(map(isfinite, values))
+            row for row, values in enumerate(zip(*outputs.values(), strict=True)) if all(map(isfinite, values))
         ]
         told: dict[int, Any] = {
             place: Refused(Code.NO_ANSWER, Code.NO_ANSWER.meaning, row=place) for place in places
@@ -244,9 +240,7 @@ class Hot:
             body = await self._body_for(path, scope["method"], headers, receive)
             if body is None:
                 return
-            reply, request_id = self._reply(
-                path, body, asked(headers.get(REQUEST_ID, b""), headers.get(ROLE))
-            )
+            reply, request_id = self._reply(path, body, asked(headers.get(REQUEST_ID, b""), headers.get(ROLE)))
         except Refused as why:
             reply, request_id = _refusal(why), asked(headers.get(REQUEST_ID, b"")).request_id
         self._count(path if path in self._routes else "other", reply.status)

@@ -22,9 +22,7 @@ _NOISE = 1e-6
 class Predictor:
     """A release in memory. `load` makes one, and only one that answers its golden rows."""
 
-    def __init__(
-        self, folder: Path, manifest: Manifest, use_case: UseCase, output_names: tuple[str, ...]
-    ) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, use_case: UseCase, output_names: tuple[str, ...]) -> None:
         """Open the parts; nothing is checked here."""
         self.manifest = manifest
         self.contract = Contract(use_case)
