@@ -38,6 +38,7 @@ class Code(Enum):
     BAD_TIME = "bad_time", 422, "A time is RFC 3339 with its offset, between the years 1900 and 2200."
     NO_ANSWER = "no_answer", 422, "The model has no finite answer for this row."
     INTERNAL = "internal", 500, "The model's code failed; the place's log says where."
+    LOST = "lost", 502, "The copy of the model that was asked went away before it answered; try again."
     LOG_FULL = "log_full", 503, "The answer could not be recorded, so none is given; try again."
     NO_PLACE = "no_place", 503, "No copy of the model is up at the moment; try again."
     TOO_SLOW = "too_slow", 504, "The model did not answer within the use case's time limit."

@@ -52,18 +52,24 @@ def command(bento: Path, port: int, place: str, spool: Path, code: Path) -> tupl
     words += ["--host", "127.0.0.1", "--port", str(port), "--loop", "uvloop", "--http", "httptools"]
     words += ["--no-access-log", "--no-server-header", "--log-level", "warning", "--lifespan", "on"]
     words += ["--timeout-graceful-shutdown", str(GRACE_SECONDS)]
-    environment = {
+    own = {
+        "BENTOML_HOME": str(spool / "bentoml"),
+        "PROMETHEUS_MULTIPROC_DIR": str(metrics),
+        NAME: place,
+        SPOOL: str(spool),
+    }
+    return words, environment(code) | own
+
+
+def environment(code: Path) -> dict[str, str]:
+    """What a process that runs a bento's code may know: nothing secret, nothing of the working tree."""
+    return {
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.defpath)),
         "PYTHONPATH": str(code),
         "PYTHONUNBUFFERED": "1",
-        "BENTOML_HOME": str(spool / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "True",
         "DO_NOT_TRACK": "true",
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "passive",
-        "PROMETHEUS_MULTIPROC_DIR": str(metrics),
         CODE: str(code),
-        NAME: place,
-        SPOOL: str(spool),
     }
-    return words, environment

@@ -1,0 +1,146 @@
+"""Build a bento: release, stamp, service and the code that answers, under one tag and one digest.
+
+BentoML imports the service to build it. That happens in a process of its own, with the packed code only:
+what cannot start from the bento alone is never built.
+"""
+
+import fcntl
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from bentos import wheels
+from pipelines import catalog
+from pipelines.errors import CheckFailed
+from pipelines.records import Stamp
+from pipelines.serving import digest, place
+
+_SECONDS = 300
+
+
+class Built(NamedTuple):
+    """One bento in the store."""
+
+    tag: str
+    path: Path
+    digest: str
+    """SHA-256 over the files of `src`."""
+    stamp: Stamp
+
+
+def build(release: Path, found: catalog.Found, version: str, store: Path, lock: Path) -> Built:
+    """Build the bento of a registered version, or return the one that is already there and whole.
+
+    `release` is the release's folder, `version` the registered model version, `store` the home of BentoML,
+    `lock` the hash-locked requirements. Raises CheckFailed when the bento does not start.
+    """
+    release_digest = digest.of_folder(release)
+    name = f"v{version}-{release_digest[:12]}"
+    final = store / "bentos" / found.name / name
+    with _alone(store) as staging:
+        there = _whole(final)
+        if there:
+            return there
+        source = staging / "bento" / "src"
+        shutil.copytree(release, source / "release")
+        stamp = Stamp(
+            use_case=found.name,
+            model_version=version,
+            bento_tag=f"{found.name}:{name}",
+            release_digest=release_digest,
+            code_digest=_pack(source / "wheels", found),
+            lock_digest=digest.of_files([("requirements.txt", lock.read_bytes())]),
+        )
+        (source / "stamp.json").write_text(stamp.model_dump_json(indent=1))
+        shutil.copyfile(Path(__file__).parent / "service.py", source / "service.py")
+        shutil.copyfile(lock, source / "requirements.txt")
+        _publish(_run(staging, found.name, name, _bentofile(found.name, source)), final)
+    built = _whole(final)
+    if built is None:
+        raise CheckFailed(f"{final}: what was built is not what was packed")
+    return built
+
+
+def code_digest(found: catalog.Found) -> str:
+    """SHA-256 over the code that would be packed now."""
+    return digest.of_files((wheels.platform() | wheels.use_case(found)).items())
+
+
+def _pack(folder: Path, found: catalog.Found) -> str:
+    folder.mkdir()
+    wheels.pack(folder, "touchline", installed("touchline"), wheels.platform())
+    own = wheels.use_case(found)
+    if own:
+        wheels.pack(folder, f"touchline_use_case_{found.name}", "0", own)
+    return code_digest(found)
+
+
+def _bentofile(name: str, source: Path) -> dict[str, Any]:
+    return {
+        "service": "service:service",
+        "name": name,
+        "labels": {"digest": digest.of_folder(source)},
+        "include": ["*"],
+        "python": {
+            "requirements_txt": "./requirements.txt",
+            "lock_packages": False,
+            "wheels": [f"./wheels/{wheel.name}" for wheel in sorted((source / "wheels").iterdir())],
+        },
+    }
+
+
+def _run(staging: Path, name: str, version: str, bentofile: dict[str, Any]) -> Path:
+    """Let BentoML build into a store of its own; the folder of the bento."""
+    bento, store = staging / "bento", staging / "store"
+    description = staging / "bentofile.yaml"
+    description.write_text(yaml.safe_dump(bentofile))
+    code = place.unpack(bento, staging / "places")
+    words = [sys.executable, "-P", "-m", "bentoml", "build", "--bentofile", str(description)]
+    words += ["--version", version, str(bento / "src")]
+    environment = place.environment(code) | {"BENTOML_HOME": str(store)}
+    try:
+        subprocess.run(words, env=environment, cwd=staging, check=True, capture_output=True, timeout=_SECONDS)
+    except subprocess.CalledProcessError as failed:
+        raise CheckFailed(f"{name}:{version} does not start: {failed.stderr.decode()[-2000:]}") from failed
+    return store / "bentos" / name / version
+
+
+def _publish(built: Path, final: Path) -> None:
+    """Give the bento its place in one step; what stood there was not whole."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = final.with_name(f".{final.name}.new")
+    for left in (partial, final):
+        shutil.rmtree(left, ignore_errors=True)
+    shutil.copytree(built, partial)
+    partial.rename(final)
+    (final.parent / "latest").write_text(final.name)
+
+
+def _whole(path: Path) -> Built | None:
+    """The bento there, when its files are still those that it was built from."""
+    try:
+        about = yaml.safe_load((path / "bento.yaml").read_text())
+        stamp = Stamp.model_validate_json((path / "src" / "stamp.json").read_bytes())
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    found = digest.of_folder(path / "src")
+    if about.get("labels", {}).get("digest") != found:
+        return None
+    return Built(stamp.bento_tag, path, found, stamp)
+
+
+@contextmanager
+def _alone(store: Path) -> Generator[Path]:
+    """One build at a time in a store, each in an empty folder outside (BentoML reads no hidden path)."""
+    store.mkdir(parents=True, exist_ok=True)
+    with (store / ".building").open("w") as held, tempfile.TemporaryDirectory() as staging:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield Path(staging)
