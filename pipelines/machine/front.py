@@ -71,3 +71,15 @@ def interruptible() -> Generator[None, None, None]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def undisturbed() -> Generator[None, None, None]:
+    """A second Ctrl-C does not leave half of the services behind."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    old = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,5 +1,6 @@
 """What a person sees while `up` and `down` work: one line a step, with its seconds."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Generator
@@ -11,16 +12,21 @@ DIM, RED = 2, 31
 
 def say(text: str = "") -> None:
     """One line, at once."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    _write(f"{text}\n")
+
+
+def _write(text: str) -> None:
+    """A terminal that was closed must not keep the services from being stopped."""
+    with contextlib.suppress(OSError):
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
 
 @contextmanager
 def step(what: str) -> Generator[None, None, None]:
     """A line when the work starts, its seconds when it is done."""
     begun = time.monotonic()
-    sys.stdout.write(f"  {what} … ")
-    sys.stdout.flush()
+    _write(f"  {what} … ")
     try:
         yield
     except BaseException:

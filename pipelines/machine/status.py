@@ -110,8 +110,12 @@ def exports(settings: Settings) -> str:
 
 def _quoted(value: str) -> str:
     """Each second part is a file whose content is meant."""
-    parts = enumerate(value.split("\0"))
-    return "".join(f'"$(cat {shlex.quote(part)})"' if n % 2 else shlex.quote(part) for n, part in parts)
+    told = [
+        f'"$(cat {shlex.quote(part)})"' if n % 2 else shlex.quote(part)
+        for n, part in enumerate(value.split("\0"))
+        if part
+    ]
+    return "".join(told) or "''"
 
 
 # --- doctor ----------------------------------------------------------------------------------------------

@@ -258,6 +258,7 @@ def render_main(home: Home, socket: Path, folder: Path) -> str:
         "supervisord": {
             "logfile": home.logs / "supervisord.log",
             "logfile_maxbytes": "5MB",
+            "loglevel": "warn",
             "logfile_backups": 1,
             "pidfile": home.services / "supervisord.pid",
             "childlogdir": home.logs,

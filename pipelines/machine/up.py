@@ -18,7 +18,7 @@ from pipelines import settings as settings_of
 from pipelines.adapters.airflow_rest import AirflowRest, wait_for_run
 from pipelines.errors import BadSettings, Busy, CannotStart, Final, ServiceAway
 from pipelines.machine import keeper, postgres, preflight, secrets, services
-from pipelines.machine.front import follow, interruptible
+from pipelines.machine.front import follow, interruptible, undisturbed
 from pipelines.machine.progress import RED, paint, say, step
 from pipelines.machine.supervisor import Supervisor
 from pipelines.settings import Home, Settings
@@ -44,7 +44,7 @@ def up(settings: Settings, *, detach: bool = False) -> None:
     Raises CannotStart before anything was started, Final when the main job failed (everything keeps running,
     so that one can look), Busy when another `up` is at work.
     """
-    supervisor = Supervisor(settings.at)
+    supervisor, failure = Supervisor(settings.at), None
     with interruptible():
         try:
             preflight.home(settings.at)
@@ -57,9 +57,8 @@ def up(settings: Settings, *, detach: bool = False) -> None:
                 follow(supervisor, lambda: _start(settings, supervisor))
         except KeyboardInterrupt:
             say()
-            with step("stopping everything"):
+            with undisturbed(), step("stopping everything"):
                 supervisor.stop()
-            failure = None
     if failure:
         raise failure
 
