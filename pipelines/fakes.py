@@ -62,9 +62,12 @@ class MemoryRegistry:
         """Version by alias."""
         return dict(self.pointers.get(use_case, {}))
 
-    def point(self, use_case: str, alias: str, version: str) -> None:
+    def point(self, use_case: str, alias: str, version: str | None) -> None:
         """Move the alias."""
-        self.pointers.setdefault(use_case, {})[alias] = version
+        pointers = self.pointers.setdefault(use_case, {})
+        pointers.pop(alias, None)
+        if version is not None:
+            pointers[alias] = version
 
     def run_of(self, use_case: str, version: str) -> str | None:
         """The version's run."""

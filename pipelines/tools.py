@@ -134,8 +134,8 @@ class Registry(Protocol):
     def aliases(self, use_case: str) -> dict[str, str]:
         """Version by alias."""
 
-    def point(self, use_case: str, alias: str, version: str) -> None:
-        """Move an alias."""
+    def point(self, use_case: str, alias: str, version: str | None) -> None:
+        """Move an alias; None takes it away."""
 
     def run_of(self, use_case: str, version: str) -> str | None:
         """The run that a version was made from."""
@@ -160,12 +160,23 @@ class Evidence(Frozen):
     bento_digest: str | None = None
     check: CheckVerdict | None = None
     promotion_asked_at: datetime | None = None
+    promotion_settled: str | None = None
+    """How the request ended: `served`, or why it was not carried out."""
 
     @property
     def may_serve(self) -> bool:
         """Law L3: gate and check passed, and there is a bento."""
         passed = self.gate is not None and self.gate.passed and self.check is not None and self.check.passed
         return passed and self.bento_tag is not None
+
+
+class Event(Frozen):
+    """Something that a person should be able to read later."""
+
+    at: datetime
+    use_case: str
+    kind: str
+    message: str
 
 
 class EvidenceBook(Protocol):

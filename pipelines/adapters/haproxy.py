@@ -115,9 +115,7 @@ class HAProxy:
         lines = self._ask("show servers state").splitlines()
         names = next(line for line in lines if line.startswith("#"))[1:].split()
         rows = [dict(zip(names, line.split(), strict=False)) for line in lines if line[:1].isdigit()]
-        return {
-            (row["be_name"].removeprefix("to_"), row["srv_name"]): row for row in rows if "srv_name" in row
-        }
+        return {(row["be_name"].removeprefix("to_"), row["srv_name"]): row for row in rows if "srv_name" in row}
 
     def _reload(self) -> None:
         told = self._ask("reload", "master.sock")
@@ -185,9 +183,7 @@ def _end(backend: Backend, line: Line, running: dict[tuple[str, str], dict[str, 
 
 def _structure(backends: tuple[Backend, ...]) -> str:
     """What a command cannot change; where it differs from the running process a reload is needed."""
-    fixed = [
-        [each.use_case, each.time_limit.total_seconds(), each.body_limit, each.entity] for each in backends
-    ]
+    fixed = [[each.use_case, each.time_limit.total_seconds(), each.body_limit, each.entity] for each in backends]
     templates = [path.read_text() for path in sorted(_INFRA.glob("haproxy*.cfg"))]
     return hashlib.sha256(json.dumps([fixed, templates]).encode()).hexdigest()[:16]
 

@@ -146,10 +146,13 @@ class MlflowStore:
                 return {}
         return {name: str(version) for name, version in found.items()}
 
-    def point(self, use_case: str, alias: str, version: str) -> None:
-        """Move the alias."""
+    def point(self, use_case: str, alias: str, version: str | None) -> None:
+        """Move the alias, or take it away."""
         with _asked():
-            self.client.set_registered_model_alias(use_case, alias, version)
+            if version is None:
+                self.client.delete_registered_model_alias(use_case, alias)
+            else:
+                self.client.set_registered_model_alias(use_case, alias, version)
 
     def run_of(self, use_case: str, version: str) -> str | None:
         """The run that a version was made from; None for one without."""

@@ -147,9 +147,10 @@ def _switch(serving: Serving, seen: Seen, target: str) -> Change:
 
 
 def _role(place: Place, target: str, now: datetime) -> Place:
-    if place.version == target:
-        return place.model_copy(update={"role": "stable"})
-    return place if place.role == "leaving" else place.model_copy(update={"role": "leaving", "since": now})
+    if place.role == "leaving":
+        return place
+    role = "stable" if place.version == target else "leaving"
+    return place.model_copy(update={"role": role, "since": now})
 
 
 def _give_up(serving: Serving, seen: Seen, target: str) -> Change:
