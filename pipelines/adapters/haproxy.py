@@ -30,6 +30,7 @@ _OWN_ANSWERS = (
     Code.NO_PLACE,
     Code.TOO_SLOW,
 )
+_NONE = "-"
 _IN_MAINTENANCE = 0x01 | 0x02
 
 
@@ -53,7 +54,7 @@ class HAProxy:
     def __init__(self, folder: Path, port: int) -> None:
         """Nothing is written or asked yet."""
         self._folder = folder
-        self._port = port
+        self.port = port
 
     def write(self, backends: tuple[Backend, ...]) -> None:
         """Write configuration and maps; the proxy need not run."""
@@ -75,6 +76,7 @@ class HAProxy:
             f"set map {self._folder}/{name}.map {key} {value}"
             for name, entries in _maps(backends).items()
             for key, value in entries.items()
+            if (name, value) != ("role", _NONE)  # what a leaving line still answers keeps its role
         ]
         end = [word for backend, line in wished if not line.port for word in _end(backend, line, running)]
         for words in (begin, maps, end):
@@ -92,7 +94,7 @@ class HAProxy:
         whole = frame.substitute(
             structure=_structure(backends),
             folder=self._folder,
-            port=self._port,
+            port=self.port,
             errors="\n".join(map(_error, _OWN_ANSWERS)),
             not_found=_told(Code.NOT_FOUND),
         )
@@ -157,9 +159,9 @@ def _maps(backends: tuple[Backend, ...]) -> dict[str, dict[str, object]]:
     }
     return {
         "share": {name: line.weight if line else 0 for name, line in canaries.items()},
-        "canary": {name: line.name if line else "-" for name, line in canaries.items()},
+        "canary": {name: line.name if line else _NONE for name, line in canaries.items()},
         "role": {
-            f"{backend.use_case}/{line.name}": line.role if line.port else "-"
+            f"{backend.use_case}/{line.name}": line.role if line.port else _NONE
             for backend in backends
             for line in _all_lines(backend)
         },

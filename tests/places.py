@@ -1,0 +1,84 @@
+"""Real bentos and real places for contract tests and benchmarks."""
+
+import os
+import signal
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bentos.build import Built, build
+from pipelines import catalog
+from pipelines.adapters import haproxy
+from pipelines.serving import place
+from tests.conftest import free_port, wait_for
+
+LOCK = Path(__file__).parents[1] / "requirements.txt"
+
+
+def make_bento(release: Path, version: str, store: Path) -> Built:
+    return build(release, catalog.locate("calories"), version, store, LOCK)
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as got:
+            return got.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+class Running:
+    """One place and what is needed to end it."""
+
+    def __init__(self, bento: Path, name: str, root: Path) -> None:
+        self.name = name
+        self.port = free_port()
+        self.spool = root / "spool" / "calories" / name
+        code = place.unpack(bento, root / "places")
+        words, environment = place.command(bento, self.port, name, self.spool, code)
+        self.log = root / f"{name}-{self.port}.log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, cwd="/")
+
+    def ready(self) -> None:
+        wait_for(lambda: answers(f"http://127.0.0.1:{self.port}/readyz"), f"place {self.name}: {self.log}")
+
+    def kill(self, by: int = signal.SIGKILL) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(by)
+        self.process.wait(30)
+
+
+@contextmanager
+def starting(bento: Path, root: Path) -> Generator[Callable[[str], Running]]:
+    """Start places at will; none is left afterwards."""
+    running: list[Running] = []
+
+    def start(name: str) -> Running:
+        running.append(Running(bento, name, root))
+        running[-1].ready()
+        return running[-1]
+
+    try:
+        yield start
+    finally:
+        for one in running:
+            one.kill()
+
+
+@contextmanager
+def proxied(folder: Path) -> Generator[haproxy.HAProxy]:
+    """A running HAProxy without a use case; gone afterwards."""
+    port = free_port()
+    proxy = haproxy.HAProxy(folder, port)
+    proxy.write(())
+    process = subprocess.Popen(haproxy.command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/livez"), "the proxy")
+        yield proxy
+    finally:
+        os.kill(process.pid, signal.SIGINT)
+        process.wait(30)
