@@ -1,5 +1,6 @@
 """The foreground of `up`: shows every service's log until Ctrl-C, and starts a killed supervisord again."""
 
+import contextlib
 import signal
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -25,8 +26,8 @@ class Tail:
     def lines(self) -> Iterator[tuple[str, str]]:
         """(service, line) since the last call."""
         for file in sorted(self.folder.glob("*.log")):
-            for line in self._new(file):
-                yield file.stem, line
+            with contextlib.suppress(FileNotFoundError):  # rotated away this very moment
+                yield from ((file.stem, line) for line in self._new(file))
 
     def _new(self, file: Path) -> list[str]:
         inode, offset = self._read.get(file, (0, 0))

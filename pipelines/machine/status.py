@@ -7,6 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import SecretStr
+
 from pipelines.errors import CannotStart, TouchlineError
 from pipelines.machine import keeper, postgres, preflight, services
 from pipelines.machine.supervisor import Supervisor
@@ -93,14 +95,17 @@ def pss_kib(pid: int) -> int:
 def exports(settings: Settings) -> str:
     """Shell lines after which `airflow`, `mlflow` and `bentoml` reach this home.
 
-    Secrets are read from their files by the shell that evaluates the lines; none stands in them.
+    Secrets are read from their files by the shell that evaluates the lines; none stands in them. One that
+    was given by the environment is not repeated: that shell has it.
     """
 
     def secret(name: str) -> str:
         return f"\0{settings.at.secrets / name}\0"
 
+    platform = services.platform_environment(settings)
+    given = {f"TOUCHLINE_{name.upper()}" for name, value in settings if isinstance(value, SecretStr)}
     variables = {
-        **services.platform_environment(settings),
+        **{name: value for name, value in platform.items() if name not in given},
         **services.airflow_environment(settings, secret),
     }
     beside = shlex.quote(str(Path(services.tool("airflow")).parent))

@@ -204,10 +204,15 @@ def airflow(settings: Settings) -> AirflowRest:
 
 
 def _probes(settings: Settings) -> tuple[tuple[str, Callable[[], bool]], ...]:
-    """Each service with a question that only a working one answers with yes."""
+    """Each service with a question that only a working one answers with yes.
+
+    The api-server builds the interface of its tasks at the first call, in seconds: asked for here, the first
+    task of the main job does not wait for it.
+    """
     rest = airflow(settings)
     return (
         ("airflow-api-server", rest.is_up),
+        ("airflow's tasks", lambda: keeper.answers(f"http:{settings.ports.airflow}/execution/health")),
         ("airflow", lambda: _all_healthy(rest)),
         ("mlflow", lambda: keeper.answers(f"http:{settings.ports.mlflow}/health")),
     )
