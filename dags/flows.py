@@ -29,7 +29,7 @@ def as_tasks(use_case: str) -> flows.Runner:
     def do(step: Callable[..., Any]) -> Callable[..., Any]:
         kinds = [kind for name, kind in get_type_hints(step).items() if name != "return"][2:]
 
-        @task(task_id=step.__name__, doc_md=step.__doc__)
+        @task(task_id=step.__name__, doc_md=step.__doc__)  # type: ignore[untyped-decorator]
         def run(*sent: Any, dag_run: Any = None) -> Any:
             from pipelines import runner, wiring
 
@@ -45,7 +45,7 @@ def as_tasks(use_case: str) -> flows.Runner:
             tools = wiring.tools(here, use_case)
             return runner.perform(tools, wiring.use_case(here, use_case), step, *given).model_dump(mode="json")
 
-        return run
+        return run  # type: ignore[no-any-return]
 
     return do
 
@@ -59,14 +59,14 @@ def declare(use_case: UseCase) -> None:
         "default_args": {"owner": use_case.owner, **ALWAYS},
     }
 
-    @dag(f"ingest_{use_case.name}", schedule=use_case.ingest_schedule, tags=["ingest", use_case.name], **common)
+    @dag(f"ingest_{use_case.name}", schedule=use_case.ingest_schedule, tags=["ingest", use_case.name], **common)  # type: ignore[untyped-decorator]
     def ingest() -> None:
         """New files become published rows; broken rows go to quarantine."""
         for table in use_case.tables:
             with TaskGroup(table.name):
                 flows.ingestion(as_tasks(use_case.name), table.name, RUN_TIME)
 
-    @dag(f"retrain_{use_case.name}", schedule=use_case.retrain_schedule, tags=["retrain", use_case.name], **common)
+    @dag(f"retrain_{use_case.name}", schedule=use_case.retrain_schedule, tags=["retrain", use_case.name], **common)  # type: ignore[untyped-decorator]
     def retrain() -> None:
         """Published rows become a version that may serve; the reconciler lets it."""
         flows.retraining(as_tasks(use_case.name), RUN_TIME)

