@@ -22,6 +22,8 @@ from pipelines.errors import BadSettings
 HOME_VARIABLE = "TOUCHLINE_HOME"
 PLACES = 16
 """How many places one home may run."""
+REMEMBERED = {"base_port", "use_cases", "use_case", "data", "replicas", "simulation_seed", "dags"}
+"""Settings that the home keeps, because later commands must agree on them."""
 
 
 class Ports(NamedTuple):
@@ -134,6 +136,7 @@ class Settings(BaseSettings):
     use_case: str = Field("calories", description="The use case that `up` runs")
     data: Path | None = Field(None, description="Folder of real files; without it rows are simulated")
     replicas: int = Field(2, ge=1, le=4, description="How many places serve the champion of a use case")
+    dags: Path | None = Field(None, description="Folder of DAG files, when it is not the shipped one")
     database_url: SecretStr | None = Field(
         None, description="The platform's PostgreSQL, when it is not the embedded one"
     )
@@ -144,7 +147,7 @@ class Settings(BaseSettings):
         300, gt=0, description="How long a step waits for another run of the same flow"
     )
 
-    @field_validator("home", "data")
+    @field_validator("home", "data", "dags")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else path.expanduser().absolute()
@@ -217,9 +220,7 @@ def load(**given: object) -> Settings:
 
 def remember(settings: Settings) -> None:
     """Keep in the home what later commands must agree on."""
-    kept = settings.model_dump(
-        mode="json", include={"base_port", "use_cases", "use_case", "data", "replicas", "simulation_seed"}
-    )
+    kept = settings.model_dump(mode="json", include=REMEMBERED)
     settings.at.root.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = settings.at.settings.with_suffix(".partial")
     partial.write_text(json.dumps(kept, indent=1) + "\n")

@@ -1,9 +1,9 @@
 """What every test may ask for: a home of its own, a free port, a PostgreSQL of its own."""
 
 import shutil
-import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -56,20 +56,27 @@ def home() -> Iterator[Home]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL with the three databases, alone for this session; gone afterwards, whole."""
+    """A PostgreSQL with the three databases, alone for this session; gone afterwards, whole.
+
+    Its keeper stops it also when the tests are killed.
+    """
     home = Home(Path(tempfile.mkdtemp(prefix="touchline-pg-")))
     secrets.generate(home)
     cluster, port = server.prepare(home), free_port()
+    account = ("--account", cluster.account) if cluster.account else ()
+    kept = (sys.executable, "-m", "pipelines.machine.keeper", "postgres", "--note", str(home.root / "note"))
     with (home.root / "postgres.log").open("wb") as log:
         process = subprocess.Popen(
-            cluster.command(port), cwd="/", stdout=log, stderr=log, **server.as_account(cluster.account)
+            [*kept, "--stop", "INT", "--grace", "30", *account, "--", *cluster.command(port)],
+            stdout=log,
+            stderr=log,
         )
     try:
         wait_for(lambda: server.is_ready(cluster, port), "PostgreSQL to take connections")
         server.create_databases(home, port)
         yield Postgres(home, port, cluster)
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         process.wait(60)
         server.remove(home)
         shutil.rmtree(home.root)

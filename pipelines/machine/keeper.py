@@ -33,6 +33,8 @@ POLL_SECONDS = 0.2
 SNAPSHOT_SECONDS = 1.0
 LAST_WORDS_SECONDS = 2.0
 """Between TERM and KILL for what a service leaves running."""
+REST_SECONDS = 2.0
+"""Before the end is reported of a service that ended soon after its start: supervisord repeats at once."""
 
 
 class Order(NamedTuple):
@@ -305,7 +307,7 @@ class Watch:
         self.bell, ring = socket.socketpair()
         for each in (self.bell, ring):
             each.setblocking(False)
-        self._ring = ring
+        self._ring = ring  # kept open: the kernel's signals come through it
         signal.set_wakeup_fd(ring.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
@@ -316,17 +318,23 @@ class Watch:
 
     def run(self) -> int:
         """Start it and stay until it and all below it is gone; its exit code."""
-        child = start(self.order)
+        child, born = start(self.order), time.monotonic()
         while self.code is None:
             self._note(child.pid)
-            select.select([self.bell], [], [], SNAPSHOT_SECONDS)
-            with contextlib.suppress(BlockingIOError):
-                self.bell.recv(64)
+            self._doze(SNAPSHOT_SECONDS)
             self._reap(child)
             self._pass_on(child)
         end(self._below, signal.SIGTERM, LAST_WORDS_SECONDS)
         self.order.note.unlink(missing_ok=True)
+        while not self.stop_asked and time.monotonic() < born + REST_SECONDS:
+            self._doze(REST_SECONDS)
         return self.code if self.code >= 0 else 128 - self.code
+
+    def _doze(self, seconds: float) -> None:
+        """Sleep until a signal comes."""
+        select.select([self.bell], [], [], seconds)
+        with contextlib.suppress(BlockingIOError):
+            self.bell.recv(64)
 
     def _note(self, session: int) -> None:
         living = with_me()

@@ -1,14 +1,19 @@
 """The embedded PostgreSQL, really set up and really started."""
 
+import os
+import signal
 import stat
+import subprocess
+from collections.abc import Iterator
 
 import psycopg
 import pytest
 
+from pipelines.machine import keeper, secrets, services
 from pipelines.machine import postgres as server
-from pipelines.machine import secrets
+from pipelines.machine.supervisor import Supervisor
 from pipelines.settings import Home
-from tests.conftest import Postgres
+from tests.conftest import Postgres, free_port, wait_for
 
 
 @pytest.mark.parametrize("role", server.DATABASES)
@@ -54,3 +59,46 @@ def test_no_secret_can_be_read_by_others_or_changes(home: Home) -> None:
     assert {file.name: file.read_text() for file in home.secrets.iterdir()} == before
     assert stat.S_IMODE(home.secrets.stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in home.secrets.iterdir()} == {0o600}
+
+
+@pytest.fixture
+def supervised(home: Home) -> Iterator[tuple[Home, Supervisor, int]]:
+    """A cluster of its own, started the way `up` starts it."""
+    secrets.generate(home)
+    server.prepare(home)
+    supervisor, port = Supervisor(home), free_port()
+    supervisor.start((services.database(home, port),))
+    wait_for(lambda: keeper.answers(f"pg:{port}"), "the database")
+    server.create_databases(home, port)
+    yield home, supervisor, port
+    supervisor.stop()
+    server.remove(home)
+
+
+def postmaster(home: Home) -> int:
+    return int((server.cluster(home).data / "postmaster.pid").read_text().split()[0])
+
+
+def test_what_was_acknowledged_survives_kill_9(supervised: tuple[Home, Supervisor, int]) -> None:
+    home, _, port = supervised
+    with psycopg.connect(server.url(home, "touchline", port), autocommit=True) as connection:
+        connection.execute("create table kept as select generate_series(1, 1000) as n")
+        old = postmaster(home)
+        os.kill(old, signal.SIGKILL)
+    wait_for(lambda: not keeper.seen(old) and keeper.answers(f"pg:{port}"), "the database to come back")
+    with psycopg.connect(server.url(home, "touchline", port)) as connection:
+        assert connection.execute("select count(*) from kept").fetchone() == (1000,)
+
+
+def test_a_pid_file_that_names_a_living_stranger_does_not_stop_it(
+    supervised: tuple[Home, Supervisor, int],
+) -> None:
+    home, supervisor, port = supervised
+    supervisor.remove("postgres")
+    here = server.cluster(home)
+    with subprocess.Popen(["sleep", "600"], cwd="/", **server.as_account(here.account)) as stranger:
+        (here.data / "postmaster.pid").write_text(f"{stranger.pid}\n{here.data}\n")
+        supervisor.add(services.database(home, port))
+        wait_for(lambda: keeper.answers(f"pg:{port}"), "the database to start all the same")
+        assert stranger.poll() is None
+        stranger.kill()

@@ -12,22 +12,8 @@ from pipelines.machine import keeper
 
 
 def test_all_after_the_dashes_belongs_to_the_service(tmp_path: Path) -> None:
-    order = keeper.parse(
-        [
-            "api",
-            "--note",
-            str(tmp_path),
-            "--after",
-            "pg:1",
-            "--after",
-            "tcp:2",
-            "--stop",
-            "INT",
-            "--grace",
-            "3",
-        ]
-        + ["--", "airflow", "--", "-x"]
-    )
+    told = f"api --note {tmp_path} --after pg:1 --after tcp:2 --stop INT --grace 3 -- airflow -- -x"
+    order = keeper.parse(told.split())
     assert order.command == ("airflow", "--", "-x")
     assert (order.name, order.after, order.stop, order.grace) == ("api", ("pg:1", "tcp:2"), signal.SIGINT, 3)
 

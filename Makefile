@@ -1,0 +1,45 @@
+# Needs only Python 3.11 or 3.12 with venv, make and git. `make up` does the rest.
+#
+#   make up [DATA=folder] [USECASE=name]    install, start everything, run the main job; Ctrl-C stops
+#   make down                               stop everything
+#   make test | check | bench
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := up
+.PHONY: up down test check bench install
+
+VENV := .venv
+STAMP := $(VENV)/installed
+# Byte code is wanted: without it every process compiles the same libraries again.
+unexport PYTHONDONTWRITEBYTECODE
+unexport PYTHONPATH
+ifneq ($(strip $(DATA)),)
+export TOUCHLINE_DATA := $(DATA)
+endif
+ifneq ($(strip $(USECASE)),)
+export TOUCHLINE_USE_CASE := $(USECASE)
+endif
+
+up: $(STAMP)
+	@exec $(VENV)/bin/touchline up
+
+down: $(STAMP)
+	@exec $(VENV)/bin/touchline down
+
+test: $(STAMP)
+	@exec $(VENV)/bin/pytest
+
+check: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+bench: $(STAMP)
+	@exec $(VENV)/bin/python -m tests.benchmarks
+
+install: $(STAMP)
+
+$(STAMP): requirements.txt pyproject.toml infra/install.sh
+	@sh infra/install.sh $(VENV)
+	@touch $@

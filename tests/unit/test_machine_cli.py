@@ -1,0 +1,58 @@
+"""The command line's promises: two lines for an error, and the exit code that tells whether to repeat."""
+
+import json
+
+import pytest
+
+from pipelines import cli
+from pipelines.errors import Busy, CannotStart, TouchlineError
+from pipelines.machine import up
+from pipelines.settings import Home
+
+
+@pytest.mark.parametrize(("error", "code"), [(CannotStart("no room: make some"), 1), (Busy("at work"), 75)])
+def test_an_error_is_two_lines_and_its_class_decides_the_exit_code(
+    error: TouchlineError, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.tell("up", error) == code
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2
+    assert str(error) in told[0]
+
+
+def test_status_of_a_home_that_does_not_run_is_json(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status", "--json", "--home", str(home.root)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["running"], told["services"], told["home"]) == (False, [], str(home.root))
+
+
+def test_down_on_nothing_is_fine_and_a_purge_takes_only_a_home(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home.root / "letter.txt").write_text("dear")
+    assert cli.main(["down", "--home", str(home.root)]) == 0
+    assert cli.main(["down", "--purge", "--home", str(home.root)]) == 1
+    assert (home.root / "letter.txt").exists()
+    assert "no home of Touchline" in capsys.readouterr().err
+
+
+def test_a_start_in_a_foreign_folder_is_refused_and_changes_nothing(home: Home) -> None:
+    (home.root / "letter.txt").write_text("dear")
+    assert cli.main(["up", "--detach", "--home", str(home.root)]) == 1
+    assert [file.name for file in home.root.iterdir()] == ["letter.txt"]
+
+
+def test_every_command_helps(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("up", "down", "status", "env", "doctor"):
+        with pytest.raises(SystemExit, match="0"):
+            cli.main([command, "--help"])
+        assert "--home" in capsys.readouterr().out
+
+
+def test_the_main_job_is_done_once_its_mark_is_there(home: Home) -> None:
+    from pipelines import settings as settings_of
+
+    settings = settings_of.load(home=home.root)
+    assert not up.main_job_done(settings)
+    (home.root / f"{up.DONE}-{settings.use_case}").touch()
+    assert up.main_job_done(settings)
