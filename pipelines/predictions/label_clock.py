@@ -93,13 +93,13 @@ with new as (
 )
 update predictions p set superseded = true from ranked r
 where r.place > 1 and p.requested_at = r.requested_at and p.seq = r.seq
-returning p.requested_at, p.seq, p.prediction_id
+returning p.requested_at, p.seq
 """
 _TOUCHED = """
 create temp table touched on commit drop as
 select requested_at, seq from predictions
 where use_case = %(use_case)s and not superseded
-  and (seq > %(predictions_from)s and seq <= %(predictions_to)s or prediction_id = any(%(changed)s))
+  and seq > %(predictions_from)s and seq <= %(predictions_to)s
 union
 select p.requested_at, p.seq from labels l cross join lateral (
   select requested_at, seq from predictions p
@@ -209,9 +209,9 @@ def _join(connection: Connection, use_case: UseCase, window: _Window) -> int:
     with connection.cursor() as cursor:
         cursor.executemany(
             "delete from outcomes where requested_at = %s and prediction_seq = %s",
-            [row[:2] for row in superseded],
+            superseded,
         )
-    connection.execute(_TOUCHED, new | {"changed": [row[2] for row in superseded]})
+    connection.execute(_TOUCHED, new)
     connection.execute(_IN_FORCE, new)
     connection.execute(_JOINED, new)
     rows = connection.execute(_READ).fetchall()

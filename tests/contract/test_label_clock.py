@@ -259,7 +259,7 @@ def test_nothing_is_lost_or_counted_twice_in_any_order(connection, tmp_path, see
                 chance.choice([f"{name}-0", client or "nobody"]),
                 float(chance.randrange(5)),
                 at,
-                at + HOUR / 7,
+                at + chance.random() * HOUR,
             )
             for _ in range(chance.choice([1, 1, 3])):
                 spools[place].append(label(*one))
