@@ -127,12 +127,12 @@ def _publish(built: Path, final: Path) -> None:
 def _whole(path: Path) -> Built | None:
     """The bento there, when its files are still those that it was built from."""
     try:
-        about = yaml.safe_load((path / "bento.yaml").read_text())
+        built_from = yaml.safe_load((path / "bento.yaml").read_text())["labels"]["digest"]
         stamp = Stamp.model_validate_json((path / "src" / "stamp.json").read_bytes())
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
         return None
     found = digest.of_folder(path / "src")
-    if about.get("labels", {}).get("digest") != found:
+    if built_from != found:
         return None
     return Built(stamp.bento_tag, path, found, stamp)
 

@@ -75,7 +75,8 @@ def proxied(folder: Path) -> Generator[haproxy.HAProxy]:
     port = free_port()
     proxy = haproxy.HAProxy(folder, port)
     proxy.write(())
-    process = subprocess.Popen(haproxy.command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    words = haproxy.command(folder)
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/livez"), "the proxy")
         yield proxy

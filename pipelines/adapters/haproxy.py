@@ -46,7 +46,7 @@ def program() -> str:
 
 
 def command(folder: Path) -> list[str]:
-    """What starts the proxy; `write` must have been called before."""
+    """What starts the proxy; `write` must have been called before. The second socket takes reloads."""
     return [
         program(),
         "-W",

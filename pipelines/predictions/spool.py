@@ -197,31 +197,43 @@ def finished(segment: Path) -> bool:
     return True
 
 
-def read_header(segment: Path) -> Header | None:
-    """What the segment's frames share; None when it has no readable beginning."""
+class Beginning(NamedTuple):
+    """What a segment's frames share, and the offset of the first one."""
+
+    header: Header
+    end: int
+
+
+def beginning(segment: Path) -> Beginning | None:
+    """How the segment begins; None when that cannot be read."""
     with segment.open("rb") as file:
         found = next(_payloads(file.read(64 * 1024), 0), None)
     try:
-        return _decode_header(found[0]) if found else None
+        return Beginning(_decode_header(found[0]), found[1]) if found else None
     except msgspec.DecodeError:
         return None
 
 
-def read(segment: Path, offset: int = 0, most: int = 4 * 2**20) -> Iterator[Frame]:
+def read(segment: Path, offset: int, most: int = 4 * 2**20) -> Iterator[Frame]:
     """The whole frames behind an offset, about `most` bytes of them; a torn end is left out."""
     with segment.open("rb") as file:
-        if offset == 0:
-            offset = _behind_header(file.read(64 * 1024))
         file.seek(offset)
         data = file.read(most)
-        if len(data) >= _HEAD.size and len(data) < _HEAD.size + (length := _HEAD.unpack_from(data)[0]):
-            data += file.read(min(length, _LARGEST) + _HEAD.size)
+        if len(data) >= _HEAD.size:
+            length = min(_HEAD.unpack_from(data)[0], _LARGEST) + _HEAD.size
+            data += file.read(max(0, length - len(data)))
     for payload, end in _payloads(data, 0):
         yield Frame(_decode(payload), offset + end)
 
 
-def _behind_header(start: bytes) -> int:
-    return next((end for _, end in _payloads(start, 0)), 0)
+def read_all(root: Path) -> Iterator[Record]:
+    """Every whole record below a folder, segment after segment."""
+    for segment in segments(root):
+        begun = beginning(segment)
+        at = begun.end if begun else None
+        while at is not None and (frames := list(read(segment, at))):
+            yield from (frame.record for frame in frames)
+            at = frames[-1].end
 
 
 def _payloads(data: bytes, at: int) -> Iterator[tuple[bytes, int]]:

@@ -109,8 +109,7 @@ def test_a_request_reaches_its_place_and_comes_back_signed(proxy, start):
     assert (headers["x-slot"], headers["x-model-version"]) == ("stable", "3")
     assert headers["x-request-id"] != "forged"
     assert content["prediction_id"] == f"{headers['x-request-id']}-0"
-    (segment,) = spool.segments(place.spool)
-    assert [frame.record.request_id for frame in spool.read(segment)] == [headers["x-request-id"]]
+    assert [record.request_id for record in spool.read_all(place.spool)] == [headers["x-request-id"]]
     for path in ("/readyz", "/livez", "/healthz", "/metrics", "/docs.json", "/model"):
         assert answers(f"http://127.0.0.1:{proxy.port}/calories{path}")
     assert ask(proxy, b" " * 250_000)[0] == 413

@@ -61,7 +61,7 @@ def ask(client, path, body=None, method="POST", **given):
 
 
 def records(folder):
-    return [frame.record for segment in spool.segments(folder) for frame in spool.read(segment)]
+    return list(spool.read_all(folder))
 
 
 def test_an_answer_is_recorded_before_it_leaves(opened, log, tmp_path):

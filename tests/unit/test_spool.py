@@ -17,12 +17,7 @@ def record(name: str = "r", pad: int = 0) -> Predictions:
 
 
 def everything(folder) -> list[str]:
-    return [
-        frame.record.request_id
-        for segment in spool.segments(folder)
-        for frame in spool.read(segment)
-        if isinstance(frame.record, Predictions)
-    ]
+    return [each.request_id for each in spool.read_all(folder) if isinstance(each, Predictions)]
 
 
 def test_what_was_appended_is_read_back(tmp_path):
@@ -31,8 +26,8 @@ def test_what_was_appended_is_read_back(tmp_path):
     writer.append(record())
     writer.append(labels)
     (segment,) = spool.segments(tmp_path)
-    assert spool.read_header(segment) == HEADER
-    assert [frame.record for frame in spool.read(segment)] == [record(), labels]
+    assert spool.beginning(segment).header == HEADER
+    assert list(spool.read_all(tmp_path)) == [record(), labels]
 
 
 def test_reading_goes_on_behind_an_offset(tmp_path):
@@ -40,7 +35,7 @@ def test_reading_goes_on_behind_an_offset(tmp_path):
     for name in "abc":
         writer.append(record(name))
     (segment,) = spool.segments(tmp_path)
-    first = next(spool.read(segment))
+    first = next(spool.read(segment, spool.beginning(segment).end))
     assert [frame.record.request_id for frame in spool.read(segment, first.end)] == ["b", "c"]
     assert [frame.record.request_id for frame in spool.read(segment, first.end, most=10)] == ["b"]
 
