@@ -4,6 +4,7 @@ A place runs `uvicorn service:app`: the hot path outside, the service behind it.
 hot path is the service's middleware, so the same contract is answered, but nobody keeps a log.
 """
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -65,3 +66,5 @@ def _told(answer: Route, body: dict[str, Any]) -> Any:
 service: Any = bentoml.service(name=ANSWERS.use_case.name, **_LEAN)(Face)
 app = Hot(service.to_asgi(), ANSWERS)
 service.add_asgi_middleware(Hot, answers=ANSWERS)
+gc.collect()
+gc.freeze()  # what is loaded now stays for good: no collection looks through it again

@@ -15,6 +15,7 @@ from pipelines.settings import Settings
 
 if TYPE_CHECKING:
     from pipelines.flows import Runner
+    from pipelines.overview import UseCaseStatus
     from pipelines.records import Ledger
     from pipelines.spec import UseCase
 
@@ -100,10 +101,15 @@ def down(asked: argparse.Namespace, settings: Settings) -> None:
 def status(asked: argparse.Namespace, settings: Settings) -> None:
     """Print what runs."""
     from pipelines.machine.status import status as read
+    from pipelines.overview import overview
 
     told = read(settings)
+    cases = overview(settings, datetime.now(UTC)) if told.running else ()
     if asked.json:
-        write_json(told.as_json())
+        write_json({
+            **told.as_json(),
+            "use_cases": {each.use_case: each.model_dump(mode="json") for each in cases},
+        })
         return
     for name, value in told.as_json().items():
         if name != "services":
@@ -111,6 +117,25 @@ def status(asked: argparse.Namespace, settings: Settings) -> None:
     for one in told.services:
         row = f"{one.state:<9} {one.uptime_seconds:>7} s  pid {one.pid:<8} {one.pss_mib:>7} MiB"
         sys.stdout.write(f"{one.name:<24} {row}\n")
+    for case in cases:
+        _write_use_case(case)
+
+
+def _write_use_case(case: "UseCaseStatus") -> None:
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in case.metrics.items())
+    sys.stdout.write(f"\n{case.use_case}: champion {case.champion or 'none yet'} ({metrics or 'no metrics'})\n")
+    for place in case.places:
+        sys.stdout.write(f"  place {place.line} port {place.port} {place.role:<8} version {place.version}\n")
+    _write_ledgers(case.ledger)
+    for counts in case.labels:
+        loss = "-" if counts.mean_loss is None else f"{counts.mean_loss:.4g}"
+        sys.stdout.write(
+            f"  version {counts.model_version}: {counts.recorded:,} predictions, {counts.labelled:,} labelled, "
+            f"{counts.pending:,} pending, {counts.expired:,} expired, mean loss {loss}\n"
+        )
+    sys.stdout.write(f"  labels of unknown ids {case.orphan_labels:,}, by key {case.keyed_labels:,}\n")
+    for event in case.events:
+        sys.stdout.write(f"  {event.at:%Y-%m-%d %H:%M:%S} {event.kind}: {event.message}\n")
 
 
 def ingest(asked: argparse.Namespace, settings: Settings) -> None:

@@ -12,12 +12,12 @@ from math import isfinite
 from typing import Any, NamedTuple
 
 import msgspec
-from prometheus_client import Counter, Histogram
 
 from pipelines.predictions.spool import Labels, Predictions, Spool, SpoolFull
 from pipelines.records import Stamp
 from pipelines.serving import schema
 from pipelines.serving.contract import Code, Label, Refused, Rows
+from pipelines.serving.meter import Meter
 from pipelines.serving.predictor import Predictor
 from pipelines.spec import Field, UseCase
 
@@ -39,16 +39,6 @@ REQUEST_ID = b"x-request-id"
 ROLE = b"x-touchline-role"
 RETRY_AFTER_SECONDS = 2
 _SOUND_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
-
-REQUESTS = Counter("touchline_requests", "Answered requests.", ["use_case", "model_version", "route", "status"])
-ROWS = Counter("touchline_rows", "Answered rows.", ["use_case", "model_version"])
-LATENCY = Histogram(
-    "touchline_request_seconds",
-    "From the whole request to the answer.",
-    ["use_case", "model_version", "route"],
-    buckets=_BUCKETS,
-)
 
 
 class Identity(NamedTuple):
@@ -97,7 +87,7 @@ class Answers:
         self._spool = spool
         self._who = who
         self._encode = msgspec.json.Encoder().encode
-        self._count_rows = ROWS.labels(use_case.name, self.version).inc
+        self.meter = Meter(use_case.name, self.version)
 
     def predict(self, body: bytes, asked: Asked) -> Reply:
         """Answer one row."""
@@ -202,7 +192,7 @@ class Answers:
             [outputs[name] for name in self._predictor.output_names],
         )
         self._spool.append(record)
-        self._count_rows(len(places))
+        self.meter.rows += len(places)
 
 
 Route = Callable[[bytes, Asked], Reply]
@@ -215,7 +205,7 @@ class Hot:
         """`app` is the BentoML service's own application."""
         self._app = app
         self._limit = answers.use_case.serving.body_limit
-        self._names = (answers.use_case.name, answers.version)
+        self._meter = answers.meter
         self._version = answers.version.encode()
         described = schema.openapi(answers.use_case, answers.output_names, answers.version)
         self._docs = Reply(200, msgspec.json.encode(described))
@@ -226,14 +216,12 @@ class Hot:
             "/model": answers.model,
             "/docs.json": lambda *_: self._docs,
         }
-        self._timers = {path: LATENCY.labels(*self._names, path).observe for path in self._routes}
-        self._counts: dict[tuple[str, int], Callable[[], None]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         path = scope.get("path", "")
         if scope["type"] != "http" or (path in PASSED_ON and scope["method"] in {"GET", "HEAD"}):
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, self._metered(send) if path == "/metrics" else send)
             return
         headers: dict[bytes, bytes] = dict(scope["headers"])
         try:
@@ -243,7 +231,7 @@ class Hot:
             reply, request_id = self._reply(path, body, asked(headers.get(REQUEST_ID, b""), headers.get(ROLE)))
         except Refused as why:
             reply, request_id = _refusal(why), asked(headers.get(REQUEST_ID, b"")).request_id
-        self._count(path if path in self._routes else "other", reply.status)
+        self._meter.count(path if path in self._routes else "other", reply.status)
         await self._send(reply, request_id, path, send)
 
     def _reply(self, path: str, body: bytes, asked: Asked) -> tuple[Reply, str]:
@@ -253,7 +241,7 @@ class Hot:
             reply = _refusal(why)
         except SpoolFull as why:
             reply = _refusal(Refused(Code.LOG_FULL, f"{Code.LOG_FULL.meaning} ({why})"))
-        self._timers[path]((time.perf_counter_ns() - asked.started) / 1e9)
+        self._meter.observe(path, time.perf_counter_ns() - asked.started)
         return reply, asked.request_id
 
     async def _body_for(
@@ -282,11 +270,20 @@ class Hot:
                 raise _too_large(self._limit)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _count(self, route: str, status: int) -> None:
-        count = self._counts.get((route, status))
-        if count is None:
-            count = self._counts[route, status] = REQUESTS.labels(*self._names, route, str(status)).inc
-        count()
+    def _metered(self, send: Send) -> Send:
+        """Put this place's own numbers before what the service behind tells of itself."""
+        own = self._meter.text()
+
+        async def both(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                kept = [(name, value) for name, value in message["headers"] if name != b"content-length"]
+                message = {**message, "headers": kept}
+                await send(message)
+                await send({"type": "http.response.body", "body": own, "more_body": True})
+            else:
+                await send(message)
+
+        return both
 
     async def _send(self, reply: Reply, request_id: str, path: str, send: Send) -> None:
         headers = [

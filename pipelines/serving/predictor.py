@@ -1,6 +1,7 @@
 """A release that answers: features, model parts, outputs; on NumPy alone."""
 
 import json
+from operator import ge, le
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +33,24 @@ class Predictor:
         self._outputs = use_case.outputs
         self._parts = {part.name: onnx.part(folder / part.onnx, part.kind) for part in manifest.parts}
         seen = [manifest.ranges.get(name, (-np.inf, np.inf)) for name in self.contract.numbers]
-        self._least = np.array([least for least, _ in seen])
-        self._most = np.array([most for _, most in seen])
+        self._least = [least for least, _ in seen]
+        self._most = [most for _, most in seen]
 
     def answer(self, columns: Columns) -> Outputs:
         """Named outputs, (n,) each."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            matrix = self._features(columns, self._state)
-            return self._outputs({name: part(matrix) for name, part in self._parts.items()})
+        matrix = self._features(columns, self._state)
+        return self._outputs({name: part(matrix) for name, part in self._parts.items()})
 
     def warnings(self, rows: Rows) -> list[list[dict[str, str]]]:
         """For each row, its inputs outside of what training saw."""
         told: list[list[dict[str, str]]] = [[] for _ in rows.values]
-        outside = (rows.numbers < self._least) | (rows.numbers > self._most)
-        if outside.any():
-            for row, place in np.argwhere(outside):
-                told[row].append(self._warning(int(place), float(rows.numbers[row, place])))
+        for warnings, values in zip(told, rows.numbers.tolist(), strict=True):
+            if not (all(map(le, self._least, values)) and all(map(ge, self._most, values))):
+                outside = zip(values, self._least, self._most, strict=True)
+                places = [
+                    place for place, (value, least, most) in enumerate(outside) if value < least or value > most
+                ]
+                warnings.extend(self._warning(place, values[place]) for place in places)
         return told
 
     def _warning(self, place: int, value: float) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import importlib
 from pathlib import Path
 
+import numpy as np
 from pydantic import ValidationError
 
 from pipelines.errors import BadRelease
@@ -15,6 +16,7 @@ from pipelines.spec import UseCase
 
 def answers(source: Path, place: str, spool: Path | None) -> Answers:
     """Open what lies in a bento's `src` folder; raises BadRelease or CheckFailed when it must not serve."""
+    np.seterr(over="ignore", invalid="ignore")  # an answer that is not finite is refused by name
     stamp = _stamp(source)
     release = source / "release"
     use_case = _use_case(predictor.read_manifest(release).module)

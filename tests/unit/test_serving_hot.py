@@ -161,3 +161,16 @@ def test_a_release_that_answers_otherwise_is_refused(release, tmp_path):
         predictor.load(other, USE_CASE)
     with pytest.raises(BadRelease, match="digest"):
         predictor.load(other, USE_CASE, "0" * 64)
+
+
+def test_a_place_counts_what_it_answered(opened):
+    client = client_of(opened, NoSpool())
+    ask(client, "/predict", ROW)
+    ask(client, "/predict", b"{")
+    told = ask(client, "/metrics", method="GET").text
+    names = 'model_version="3",route="/predict"'
+    assert f'touchline_requests_total{{{names},status="200",use_case="calories"}} 1.0' in told
+    assert f'touchline_requests_total{{{names},status="400",use_case="calories"}} 1.0' in told
+    assert f'touchline_request_seconds_count{{{names},use_case="calories"}} 2.0' in told
+    assert 'touchline_rows_total{model_version="3",use_case="calories"} 1.0' in told
+    assert told.endswith("behind")

@@ -1,0 +1,179 @@
+"""One prediction through proxy and place, log on, beside a bare endpoint with the same model.
+
+A B A B in one run, medians of the ratios. The client is one thread with prepared requests, so that it
+costs the same beside both; CPU is that of the serving processes alone.
+"""
+
+import json
+import selectors
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from pipelines.rollout.proxy import Backend, Line
+from tests.benchmarks import Result
+from tests.conftest import free_port, wait_for
+from tests.places import answers, make_bento, proxied, starting
+from tests.releases import ROW, make_release
+
+PAIRS = 5
+ONE_CLIENT_SECONDS = 2.0
+MANY_CLIENTS = 32
+MANY_CLIENTS_SECONDS = 2.5
+WARM_UP_SECONDS = 0.5
+
+
+class Load(NamedTuple):
+    """What one load showed."""
+
+    n: int
+    p50_ms: float
+    per_second: float
+    cpu_us: float
+
+
+class Target(NamedTuple):
+    """Where to ask, and whose CPU counts."""
+
+    port: int
+    path: str
+    processes: Callable[[], list[psutil.Process]]
+
+
+def run() -> list[Result]:
+    """Measure; about a minute."""
+    root = Path(tempfile.mkdtemp(prefix="bench-"))
+    try:
+        release = make_release(root / "release", trees=200)
+        with _bare(release, root) as bare, _platform(release, root) as platform:
+            return _compared(bare, platform)
+    finally:
+        shutil.rmtree(root)
+
+
+def _compared(bare: Target, platform: Target) -> list[Result]:
+    for target in (bare, platform):
+        _load(target, MANY_CLIENTS, WARM_UP_SECONDS)
+    one: list[tuple[Load, Load]] = []
+    many: list[tuple[Load, Load]] = []
+    for _ in range(PAIRS):
+        one.append((_load(bare, 1, ONE_CLIENT_SECONDS), _load(platform, 1, ONE_CLIENT_SECONDS)))
+        many.append((
+            _load(bare, MANY_CLIENTS, MANY_CLIENTS_SECONDS),
+            _load(platform, MANY_CLIENTS, MANY_CLIENTS_SECONDS),
+        ))
+    return [
+        _result("p50 of one prediction, 1 client [ms]", one, "p50_ms", "<= 0.75", lambda ratio: ratio <= 0.75),
+        _result("predictions a second, 32 clients", many, "per_second", ">= 2.5", lambda ratio: ratio >= 2.5),
+        _result("CPU of one prediction, 32 clients [us]", many, "cpu_us", "<= 0.5", lambda ratio: ratio <= 0.5),
+    ]
+
+
+def _result(
+    leg: str, pairs: list[tuple[Load, Load]], what: str, aim: str, holds: Callable[[float], bool]
+) -> Result:
+    reference = statistics.median(getattr(bare, what) for bare, _ in pairs)
+    value = statistics.median(getattr(platform, what) for _, platform in pairs)
+    ratio = statistics.median(getattr(platform, what) / getattr(bare, what) for bare, platform in pairs)
+    return Result(leg, value, reference, ratio, aim, holds(ratio), sum(platform.n for _, platform in pairs))
+
+
+@contextmanager
+def _bare(release: Path, root: Path) -> Generator[Target]:
+    port = free_port()
+    words = [sys.executable, "-m", "uvicorn", "tests.benchmarks.bare:app", "--port", str(port)]
+    words += ["--host", "127.0.0.1", "--loop", "uvloop", "--http", "httptools", "--no-access-log"]
+    environment = {"BOOSTER": str(release / "energy.ubj"), "OMP_NUM_THREADS": "1"}
+    with (root / "bare.log").open("w") as log:
+        process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, cwd=Path(__file__).parents[2])
+    try:
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/readyz"), "the bare endpoint")
+        yield Target(port, "/predict", lambda: [psutil.Process(process.pid)])
+    finally:
+        process.kill()
+        process.wait(30)
+
+
+@contextmanager
+def _platform(release: Path, root: Path) -> Generator[Target]:
+    bento = make_bento(release, "1", root / "store").path
+    with starting(bento, root) as start, proxied(root / "proxy") as proxy:
+        place = start("a")
+        line = Line("a", place.port, 100, "stable")
+        proxy.apply((Backend("calories", timedelta(seconds=2), 245_760, "User_ID", (line,)),))
+
+        def processes() -> list[psutil.Process]:
+            return [psutil.Process(place.process.pid), *_haproxies(proxy.port)]
+
+        yield Target(proxy.port, "/calories/predict", processes)
+
+
+def _haproxies(port: int) -> list[psutil.Process]:
+    """The workers that listen on the port."""
+    mine = psutil.Process().children(recursive=True)
+    return [each for each in mine if any(at.laddr.port == port for at in each.net_connections("tcp"))]
+
+
+def _load(target: Target, clients: int, seconds: float) -> Load:
+    processes = target.processes()
+    before = sum(_cpu(process) for process in processes)
+    times = _ask(target, clients, seconds)
+    cpu = sum(_cpu(process) for process in processes) - before
+    return Load(len(times), statistics.median(times) * 1e3, len(times) / seconds, cpu / len(times) * 1e6)
+
+
+def _cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _ask(target: Target, clients: int, seconds: float) -> list[float]:
+    """Keep that many requests in the air; the time of each answer. An answer that is not 200 ends it."""
+    body = json.dumps(ROW).encode()
+    request = (
+        f"POST {target.path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
+    ).encode() + body
+    times: list[float] = []
+    with selectors.DefaultSelector() as selector:
+        for _ in range(clients):
+            line = socket.create_connection(("127.0.0.1", target.port))
+            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            selector.register(line, selectors.EVENT_READ, [time.perf_counter()])
+            line.sendall(request)
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            for key, _ in selector.select(1):
+                _take(key, request, times)
+        for key in list(selector.get_map().values()):
+            key.fileobj.close()  # type: ignore[union-attr]
+    return times
+
+
+def _take(key: selectors.SelectorKey, request: bytes, times: list[float]) -> None:
+    line = key.fileobj
+    assert isinstance(line, socket.socket)
+    got = line.recv(65536)
+    while not _whole(got):
+        got += line.recv(65536)
+    assert got.startswith(b"HTTP/1.1 200"), got
+    now = time.perf_counter()
+    times.append(now - key.data[0])
+    key.data[0] = now
+    line.sendall(request)
+
+
+def _whole(got: bytes) -> bool:
+    head, found, body = got.partition(b"\r\n\r\n")
+    return bool(found) and len(body) >= int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
