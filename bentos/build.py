@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import yaml
 
 from bentos import wheels
-from pipelines import catalog
 from pipelines.errors import CheckFailed
 from pipelines.records import Stamp
 from pipelines.serving import digest, place
@@ -36,51 +35,49 @@ class Built(NamedTuple):
     stamp: Stamp
 
 
-def build(release: Path, found: catalog.Found, version: str, store: Path, lock: Path) -> Built:
+def build(model: Path, use_case: str, version: str, store: Path, lock: Path) -> Built:
     """Build the bento of a registered version, or return the one that is already there and whole.
 
-    `release` is the release's folder, `version` the registered model version, `store` the home of BentoML,
-    `lock` the hash-locked requirements. Raises CheckFailed when the bento does not start.
+    `model` holds `release/` and the `code/` that it was trained with, `version` is the registered one, `store`
+    the home of BentoML, `lock` the hash-locked requirements. Raises CheckFailed when the bento does not start.
     """
-    release_digest = digest.of_folder(release)
+    release_digest = digest.of_folder(model / "release")
     name = f"v{version}-{release_digest[:12]}"
-    final = store / "bentos" / found.name / name
+    final = store / "bentos" / use_case / name
     with _alone(store) as staging:
         there = _whole(final)
         if there:
             return there
         source = staging / "bento" / "src"
-        shutil.copytree(release, source / "release")
+        shutil.copytree(model / "release", source / "release")
         stamp = Stamp(
-            use_case=found.name,
+            use_case=use_case,
             model_version=version,
-            bento_tag=f"{found.name}:{name}",
+            bento_tag=f"{use_case}:{name}",
             release_digest=release_digest,
-            code_digest=_pack(source / "wheels", found),
+            code_digest=_pack(source / "wheels", use_case, model / "code"),
             lock_digest=digest.of_files([("requirements.txt", lock.read_bytes())]),
         )
         (source / "stamp.json").write_text(stamp.model_dump_json(indent=1))
         shutil.copyfile(Path(__file__).parent / "service.py", source / "service.py")
         shutil.copyfile(lock, source / "requirements.txt")
-        _publish(_run(staging, found.name, name, _bentofile(found.name, source)), final)
+        _publish(_run(staging, use_case, name, _bentofile(use_case, source)), final)
     built = _whole(final)
     if built is None:
         raise CheckFailed(f"{final}: what was built is not what was packed")
     return built
 
 
-def code_digest(found: catalog.Found) -> str:
-    """SHA-256 over the code that would be packed now."""
-    return digest.of_files((wheels.platform() | wheels.use_case(found)).items())
-
-
-def _pack(folder: Path, found: catalog.Found) -> str:
+def _pack(folder: Path, use_case: str, code: Path) -> str:
+    """The platform's wheel, and a second one for code that is not the platform's."""
     folder.mkdir()
-    wheels.pack(folder, "touchline", installed("touchline"), wheels.platform())
-    own = wheels.use_case(found)
+    files = {path.relative_to(code).as_posix(): path.read_bytes() for path in code.rglob("*") if path.is_file()}
+    platform = {name: content for name, content in files.items() if name.startswith("pipelines/")}
+    own = {name: content for name, content in files.items() if name not in platform}
+    wheels.pack(folder, "touchline", installed("touchline"), platform)
     if own:
-        wheels.pack(folder, f"touchline_use_case_{found.name}", "0", own)
-    return code_digest(found)
+        wheels.pack(folder, f"touchline_use_case_{use_case}", "0", own)
+    return digest.of_files(files.items())
 
 
 def _bentofile(name: str, source: Path) -> dict[str, Any]:

@@ -1,51 +1,63 @@
 """Digests that tell whether the same thing is meant: code, lock, training key."""
 
 import hashlib
+import importlib.util
 import json
+import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
-from importlib.metadata import distributions
 from pathlib import Path
 
+from pipelines.catalog import PACKAGE as FOLDERS
 from pipelines.catalog import Found
+from pipelines.errors import BadUseCase
 from pipelines.records import CleanSnapshot
+from pipelines.serving import digest
 from pipelines.spec import UseCase
 
 PACKAGE = Path(__file__).parent
 
 
-def files_digest(files: Mapping[str, Path]) -> str:
-    """SHA-256 over names and contents, in the order of the names."""
-    whole = hashlib.sha256()
-    for name in sorted(files):
-        content = files[name].read_bytes()
-        whole.update(f"{name}\x00{len(content)}\x00".encode())
-        whole.update(content)
-    return whole.hexdigest()
-
-
 def code_files(found: Found) -> dict[str, Path]:
     """Every file that makes the platform and that use case, by its name inside a wheel."""
-    files = {f"pipelines/{file.relative_to(PACKAGE)}": file for file in _python(PACKAGE)}
-    own = f"{found.module.replace('.', '/')}.py"
-    if found.file is not None and own not in files:
-        files[own] = found.file
-    return files
+    files = _below(PACKAGE)
+    if found.module.startswith(f"{PACKAGE.name}."):
+        return files
+    if found.file is None:
+        raise BadUseCase(f"{found.name}: its code cannot be found")
+    if found.module.startswith(f"{FOLDERS}."):
+        return files | {f"{FOLDERS}/{found.file.name}": found.file}
+    return files | _installed(found.module.partition(".")[0])
 
 
-def _python(folder: Path) -> Iterable[Path]:
-    return (file for file in folder.rglob("*.py") if "__pycache__" not in file.parts)
+def _installed(name: str) -> dict[str, Path]:
+    """The whole top-level package or module that a use case was installed with."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise BadUseCase(f"{name}: its code cannot be found")
+    origin = Path(spec.origin)
+    return _below(origin.parent) if spec.submodule_search_locations else {origin.name: origin}
+
+
+def _below(folder: Path) -> dict[str, Path]:
+    files = (file for file in folder.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+    return {file.relative_to(folder.parent).as_posix(): file for file in files}
+
+
+def copy_code(found: Found, folder: Path) -> None:
+    """A release carries the code that makes its features (law L5)."""
+    for name, file in code_files(found).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, folder / name)
 
 
 def code_digest(found: Found) -> str:
     """SHA-256 of the code, also where there is no git."""
-    return files_digest(code_files(found))
+    return digest.of_files((name, file.read_bytes()) for name, file in code_files(found).items())
 
 
-def lock_digest() -> str:
-    """SHA-256 of names and versions of everything installed."""
-    installed = sorted({f"{each.name}=={each.version}" for each in distributions()})
-    return hashlib.sha256("\n".join(installed).encode()).hexdigest()
+def lock_digest(lock: Path) -> str:
+    """SHA-256 of the hash-locked requirements."""
+    return digest.of_files([(lock.name, lock.read_bytes())])
 
 
 def git_commit() -> str | None:
@@ -58,8 +70,8 @@ def git_commit() -> str | None:
     return told.stdout.strip() or None
 
 
-def training_key(found: Found, use_case: UseCase, snapshot: CleanSnapshot) -> str:
+def training_key(found: Found, use_case: UseCase, snapshot: CleanSnapshot, lock: Path) -> str:
     """SHA-256 of use case, data, code, lock, seed and parameters: the same key means the same candidate."""
     parts = [part.model_dump(mode="json") for part in use_case.parts]
-    told = [use_case.name, snapshot.digest, code_digest(found), lock_digest(), use_case.seed, parts]
+    told = [use_case.name, snapshot.digest, code_digest(found), lock_digest(lock), use_case.seed, parts]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

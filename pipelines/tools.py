@@ -254,6 +254,8 @@ class Tools:
     """Every outside service that a step may use."""
 
     found: Found
+    lock: Path
+    """The hash-locked requirements."""
     tables_at: str
     landing: Path
     snapshots: Path

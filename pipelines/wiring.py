@@ -44,6 +44,7 @@ def tools(settings: Settings, name: str) -> Tools:
     store = MlflowStore(settings.mlflow, home.models)
     return Tools(
         found=catalog.locate(name, settings.use_cases),
+        lock=LOCK_FILE,
         tables_at=str(home.tables / name),
         landing=home.landing,
         snapshots=home.snapshots,

@@ -17,6 +17,7 @@ from pipelines.runner import here
 from pipelines.spec import UseCase
 from pipelines.tools import Source, Tools
 
+LOCK = Path(__file__).parents[1] / "requirements.txt"
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
 
 
@@ -31,6 +32,7 @@ class World:
         (at / "runs").mkdir()
         self.tools = Tools(
             found=catalog.locate(name, folders),
+            lock=LOCK,
             tables_at=str(at / "tables"),
             landing=at / "landing",
             snapshots=at / "snapshots",

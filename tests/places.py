@@ -1,6 +1,7 @@
 """Real bentos and real places for contract tests and benchmarks."""
 
 import os
+import shutil
 import signal
 import subprocess
 import urllib.error
@@ -8,18 +9,23 @@ import urllib.request
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bentos.build import Built, build
-from pipelines import catalog
+from pipelines import catalog, provenance
 from pipelines.adapters import haproxy
 from pipelines.serving import place
+from tests.builders import LOCK
 from tests.conftest import free_port, wait_for
 
-LOCK = Path(__file__).parents[1] / "requirements.txt"
 
-
-def make_bento(release: Path, version: str, store: Path) -> Built:
-    return build(release, catalog.locate("calories"), version, store, LOCK)
+def make_bento(release: Path, version: str, store: Path, found: catalog.Found | None = None) -> Built:
+    """Build from the release and today's code, as a tracked model holds them."""
+    with TemporaryDirectory() as made:
+        model, here = Path(made), found or catalog.locate("calories")
+        shutil.copytree(release, model / "release")
+        provenance.copy_code(here, model / "code")
+        return build(model, here.name, version, store, LOCK)
 
 
 def answers(url: str) -> bool:

@@ -33,7 +33,7 @@ class BentoBuilder:
 
     def build(self, found: Found, model: Path, version: str) -> tuple[str, str]:
         """(tag, digest) of the bento; the same files give the same bento."""
-        built = bento.build(model / "release", found, version, self.store, self.lock)
+        built = bento.build(model, found.name, version, self.store, self.lock)
         return built.tag, built.digest
 
     def ask(self, use_case: UseCase, tag: str, rows: Sequence[Mapping[str, object]]) -> Outputs:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +23,7 @@ GOLDEN_ROWS = 16
 
 def train(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot, now: datetime) -> Candidate:
     """The candidate of that snapshot: trained now, or found when the same training was done before."""
-    key = provenance.training_key(tools.found, use_case, snapshot)
+    key = provenance.training_key(tools.found, use_case, snapshot, tools.lock)
     recorded = tools.evidence.by_key(key)
     if recorded is not None:
         log.info("nothing to train: run=%s was trained on the same rows, code and parameters", recorded.run_id)
@@ -56,7 +55,7 @@ def _evidence(
         snapshot=snapshot,
         code_digest=provenance.code_digest(tools.found),
         git_commit=provenance.git_commit(),
-        lock_digest=provenance.lock_digest(),
+        lock_digest=provenance.lock_digest(tools.lock),
         seed=use_case.seed,
         metrics=manifest.metrics,
         created_at=now,
@@ -78,7 +77,7 @@ def _train(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot, key: str) -
     with TemporaryDirectory(prefix="touchline-train-") as made:
         folder = Path(made)
         manifest = _fit(tools, use_case, snapshot, key, folder)
-        _copy_code(tools, folder / "code")
+        provenance.copy_code(tools.found, folder / "code")
         return tools.tracker.log(use_case, _run_record(tools, use_case, snapshot, manifest, folder))
 
 
@@ -110,13 +109,6 @@ def _golden(use_case: UseCase, columns: Columns, outputs: Outputs) -> dict[str, 
     return {"rows": rows.requests_of(use_case, first), "outputs": answers}
 
 
-def _copy_code(tools: Tools, folder: Path) -> None:
-    """The release carries the code that makes its features (law L5)."""
-    for name, file in provenance.code_files(tools.found).items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, folder / name)
-
-
 def _run_record(
     tools: Tools, use_case: UseCase, snapshot: CleanSnapshot, manifest: Manifest, folder: Path
 ) -> RunRecord:
@@ -133,7 +125,7 @@ def _run_record(
             "touchline.rows": json.dumps(snapshot.rows),
             "touchline.code_digest": provenance.code_digest(tools.found),
             "touchline.git_commit": provenance.git_commit() or "none",
-            "touchline.lock_digest": provenance.lock_digest(),
+            "touchline.lock_digest": provenance.lock_digest(tools.lock),
             "touchline.suites": json.dumps(snapshot.suites),
         },
         data=snapshot.digest[:12],

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 import pipelines
-from bentos import build
-from pipelines import catalog
+from pipelines import catalog, provenance
 from pipelines.errors import CheckFailed
 from pipelines.serving import place
-from tests.places import LOCK, make_bento, starting
+from tests.places import make_bento, starting
 from tests.releases import ROW, make_release
 
 
@@ -28,7 +27,7 @@ def built(release, tmp_path_factory):
 def test_the_same_inputs_give_the_bento_that_is_there(release, built):
     assert make_bento(release, "7", built.path.parents[2]) == built
     assert built.tag == f"calories:v7-{built.stamp.release_digest[:12]}"
-    assert built.stamp.code_digest == build.code_digest(catalog.locate("calories"))
+    assert built.stamp.code_digest == provenance.code_digest(catalog.locate("calories"))
 
 
 @pytest.mark.parametrize("harm", ["src/release/energy.onnx", "bento.yaml"])
@@ -69,7 +68,7 @@ def test_a_use_case_from_a_folder_travels_inside_its_bento(release, tmp_path):
     own = shutil.copytree(release, tmp_path / "release")
     manifest = json.loads((own / "release.json").read_text()) | {"use_case": "energy", "module": found.module}
     (own / "release.json").write_text(json.dumps(manifest))
-    made = build.build(own, found, "1", tmp_path / "store", LOCK)
+    made = make_bento(own, "1", tmp_path / "store", found)
     shutil.rmtree(folder)
     with starting(made.path, tmp_path) as start:
         asked = urllib.request.Request(
