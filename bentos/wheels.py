@@ -42,9 +42,7 @@ def pack(folder: Path, name: str, version: str, files: Files) -> Path:
     info = f"{name}-{version}.dist-info"
     about = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     whole = files | {f"{info}/METADATA": about.encode(), f"{info}/WHEEL": _WHEEL}
-    record = "".join(
-        f"{path},sha256={_hash(content)},{len(content)}\n" for path, content in sorted(whole.items())
-    )
+    record = "".join(f"{path},sha256={_hash(content)},{len(content)}\n" for path, content in sorted(whole.items()))
     whole |= {f"{info}/RECORD": f"{record}{info}/RECORD,,\n".encode()}
     wheel = folder / f"{name}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -4,12 +4,20 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines import settings as settings_of
 from pipelines.errors import Final, TouchlineError
 from pipelines.settings import Settings
+
+if TYPE_CHECKING:
+    from pipelines.flows import Runner
+    from pipelines.overview import UseCaseStatus
+    from pipelines.records import Ledger
+    from pipelines.spec import UseCase
 
 FINAL, AGAIN, INTERRUPTED = 1, 75, 130
 Command = Callable[[argparse.Namespace, Settings], None]
@@ -48,6 +56,17 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--purge", action="store_true", help="also remove the home and the database's files")
     one = add(commands, "status", status, "what runs, where to reach it, and its memory")
     one.add_argument("--json", action="store_true", help="as JSON")
+    for name, run, told in (
+        ("ingest", ingest, "read new files, validate them, publish the good rows; here, without Airflow"),
+        (
+            "retrain",
+            retrain,
+            "train on what is published, gate, build, check, ask to serve; here, without Airflow",
+        ),
+    ):
+        one = add(commands, name, run, told)
+        one.add_argument("use_case", nargs="?", help="name of the use case (TOUCHLINE_USE_CASE)")
+        one.add_argument("--json", action="store_true", help="as JSON")
     add(commands, "env", env, 'shell lines to reach this home: eval "$(touchline env)"')
     one = add(commands, "doctor", doctor, "look for what is known to go wrong")
     one.add_argument("--json", action="store_true", help="as JSON")
@@ -82,10 +101,15 @@ def down(asked: argparse.Namespace, settings: Settings) -> None:
 def status(asked: argparse.Namespace, settings: Settings) -> None:
     """Print what runs."""
     from pipelines.machine.status import status as read
+    from pipelines.overview import overview
 
     told = read(settings)
+    cases = overview(settings, datetime.now(UTC)) if told.running else ()
     if asked.json:
-        write_json(told.as_json())
+        write_json({
+            **told.as_json(),
+            "use_cases": {each.use_case: each.model_dump(mode="json") for each in cases},
+        })
         return
     for name, value in told.as_json().items():
         if name != "services":
@@ -93,6 +117,66 @@ def status(asked: argparse.Namespace, settings: Settings) -> None:
     for one in told.services:
         row = f"{one.state:<9} {one.uptime_seconds:>7} s  pid {one.pid:<8} {one.pss_mib:>7} MiB"
         sys.stdout.write(f"{one.name:<24} {row}\n")
+    for case in cases:
+        _write_use_case(case)
+
+
+def _write_use_case(case: "UseCaseStatus") -> None:
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in case.metrics.items())
+    sys.stdout.write(f"\n{case.use_case}: champion {case.champion or 'none yet'} ({metrics or 'no metrics'})\n")
+    for place in case.places:
+        sys.stdout.write(f"  place {place.line} port {place.port} {place.role:<8} version {place.version}\n")
+    _write_ledgers(case.ledger)
+    for counts in case.labels:
+        loss = "-" if counts.mean_loss is None else f"{counts.mean_loss:.4g}"
+        sys.stdout.write(
+            f"  version {counts.model_version}: {counts.recorded:,} predictions, {counts.labelled:,} labelled, "
+            f"{counts.pending:,} pending, {counts.expired:,} expired, mean loss {loss}\n"
+        )
+    sys.stdout.write(f"  labels of unknown ids {case.orphan_labels:,}, by key {case.keyed_labels:,}\n")
+    for event in case.events:
+        sys.stdout.write(f"  {event.at:%Y-%m-%d %H:%M:%S} {event.kind}: {event.message}\n")
+
+
+def ingest(asked: argparse.Namespace, settings: Settings) -> None:
+    """Run the flow that the DAG runs, for every table."""
+    from pipelines import flows
+
+    do, use_case = _runner(asked, settings)
+    now = datetime.now(UTC)
+    ledgers = [flows.ingestion(do, table.name, now) for table in use_case.tables]
+    if asked.json:
+        return write_json([ledger.model_dump(mode="json") for ledger in ledgers])
+    return _write_ledgers(ledgers)
+
+
+def retrain(asked: argparse.Namespace, settings: Settings) -> None:
+    """Run the flow that the DAG runs."""
+    from pipelines import flows
+
+    do, _ = _runner(asked, settings)
+    promotion = flows.retraining(do, datetime.now(UTC))
+    if asked.json:
+        return write_json(promotion.model_dump(mode="json"))
+    sys.stdout.write(f"{promotion.reason}\n")
+    return None
+
+
+def _runner(asked: argparse.Namespace, settings: Settings) -> "tuple[Runner, UseCase]":
+    from pipelines import runner, wiring
+
+    logging.getLogger("pipelines").setLevel(logging.INFO)
+    name = asked.use_case or settings.use_case
+    use_case = wiring.use_case(settings, name)
+    return runner.here(wiring.tools(settings, name), use_case), use_case
+
+
+def _write_ledgers(ledgers: "Sequence[Ledger]") -> None:
+    columns = ("arrived", "published", "revised", "quarantined", "duplicate", "discarded")
+    sys.stdout.write(f"{'table':<12}" + "".join(f"{name:>12}" for name in columns) + "\n")
+    for ledger in ledgers:
+        counts = "".join(f"{getattr(ledger, name):>12,}" for name in columns)
+        sys.stdout.write(f"{ledger.table:<12}{counts}\n")
 
 
 def env(_: argparse.Namespace, settings: Settings) -> None:

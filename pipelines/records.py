@@ -47,3 +47,154 @@ class Stamp(Frozen):
     """SHA-256 over the release's files."""
     code_digest: str
     lock_digest: str
+
+
+class Batch(Frozen):
+    """One file as it arrived: the intent of an ingest, numbered per table without gaps."""
+
+    number: int
+    file: str
+    digest: str
+    size: int
+    rows: int
+    """Data rows; for a file that is no table its lines, so that nothing goes uncounted."""
+    unreadable: str | None
+    """Why the file is no table; None when it is one."""
+    received_at: datetime
+
+
+class Arrivals(Frozen):
+    """Batches of one table that wait for validation: new ones and those that a killed run left."""
+
+    table: str
+    batches: tuple[Batch, ...]
+
+
+class CheckedBatch(Frozen):
+    """A batch with its verdict; the rows lie typed in `uri`, each with its reasons or none."""
+
+    batch: Batch
+    uri: str
+    suite: str
+    """Digest of the suite that judged."""
+    failed: str | None
+    """Why the whole batch is refused; None when its good rows may be published."""
+    broken: int
+    warnings: tuple[str, ...]
+
+
+class CheckedArrivals(Frozen):
+    """What validation hands to publishing."""
+
+    table: str
+    batches: tuple[CheckedBatch, ...]
+
+
+class Ledger(Frozen):
+    """The count of every row that ever arrived at one table, derived from what was committed."""
+
+    table: str
+    arrived: int = 0
+    published: int = 0
+    revised: int = 0
+    quarantined: int = 0
+    duplicate: int = 0
+    discarded: int = 0
+
+    @property
+    def balanced(self) -> bool:
+        """Law L1."""
+        return self.arrived == sum((
+            self.published,
+            self.revised,
+            self.quarantined,
+            self.duplicate,
+            self.discarded,
+        ))
+
+
+class CleanSnapshot(Frozen):
+    """A manifest of validated rows: all that a training run may see. Only `take_snapshot` makes one."""
+
+    use_case: str
+    as_of: datetime
+    versions: dict[str, int]
+    """Delta version of each table."""
+    rows: dict[str, int]
+    suites: dict[str, str]
+    """Digest of the suite in force for each table."""
+    digest: str
+    """SHA-256 over schema and content hashes of the rows in force."""
+
+
+class Candidate(Frozen):
+    """A trained release with its metrics, not yet judged."""
+
+    training_key: str
+    run_id: str
+    snapshot: CleanSnapshot
+    metrics: dict[str, float]
+    found: bool
+    """True: these data, code and parameters were trained before; nothing was trained now."""
+
+
+class GateVerdict(Frozen):
+    """Candidate against champion on the same held-out rows."""
+
+    passed: bool
+    reason: str
+    metric: str
+    candidate: float | None
+    """None where an answer was not finite, so that there is no metric."""
+    champion: float | None
+    champion_version: str | None
+    difference: tuple[float, float, float] | None
+    """(difference, lower, upper) of candidate - champion; None without a champion."""
+    rows: int
+
+
+class Gated(Frozen):
+    """A candidate that passed the gate."""
+
+    candidate: Candidate
+    verdict: GateVerdict
+
+
+class Registered(Frozen):
+    """A version in the registry, without an alias."""
+
+    gated: Gated
+    version: str
+
+
+class Built(Frozen):
+    """The immutable bento of one version."""
+
+    registered: Registered
+    tag: str
+    digest: str
+
+
+class CheckVerdict(Frozen):
+    """Answers of the started bento beside those of the offline model."""
+
+    passed: bool
+    reason: str
+    rows: int
+    largest_difference: float | None
+    """Largest relative difference of any output; None where an answer was not finite."""
+
+
+class Checked(Frozen):
+    """A bento that answers like its offline model."""
+
+    built: Built
+    verdict: CheckVerdict
+
+
+class Promotion(Frozen):
+    """What was asked of the reconciler."""
+
+    version: str
+    asked_now: bool
+    reason: str

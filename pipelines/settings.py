@@ -69,6 +69,11 @@ class Home(NamedTuple):
         return self.root / "snapshots"
 
     @property
+    def models(self) -> Path:
+        """Tracked models that were read from MLflow, by run; may be removed at any time."""
+        return self.root / "models"
+
+    @property
     def bentoml(self) -> Path:
         """BENTOML_HOME: the store of built bentos."""
         return self.root / "bentoml"

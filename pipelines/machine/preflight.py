@@ -8,9 +8,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipelines.adapters import haproxy
 from pipelines.errors import CannotStart
 from pipelines.machine import postgres
-from pipelines.machine.services import haproxy, tool
+from pipelines.machine.services import tool
 from pipelines.settings import Home, Settings
 
 LAYOUT = 1
@@ -76,7 +77,7 @@ def room(at: Home) -> None:
 def programs() -> None:
     """Everything that will be started is installed."""
     postgres.wheel()
-    haproxy()
+    haproxy.program()
     for name in ("airflow", "mlflow", "uv"):
         if not Path(tool(name)).exists():
             raise CannotStart(f"{tool(name)}: no such program: install the requirements again (`make up`)")

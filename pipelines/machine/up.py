@@ -16,11 +16,13 @@ from typing import NamedTuple
 
 from pipelines import settings as settings_of
 from pipelines.adapters.airflow_rest import AirflowRest, wait_for_run
+from pipelines.adapters.haproxy import HAProxy
 from pipelines.errors import BadSettings, Busy, CannotStart, Final, ServiceAway
-from pipelines.machine import keeper, postgres, preflight, secrets, services
+from pipelines.machine import first_answer, keeper, postgres, preflight, secrets, services
 from pipelines.machine.front import follow, interruptible, undisturbed
 from pipelines.machine.progress import RED, paint, say, step
 from pipelines.machine.supervisor import Supervisor
+from pipelines.origin import claim
 from pipelines.settings import Home, Settings
 
 HEALTHY_SECONDS = 600.0
@@ -70,9 +72,7 @@ def down(settings: Settings, *, purge: bool = False) -> None:
         supervisor.stop()
     if purge and settings.home.exists():
         if not settings.at.version.exists():
-            raise BadSettings(
-                f"{settings.home}: no home of Touchline, so nothing was removed: set TOUCHLINE_HOME"
-            )
+            raise BadSettings(f"{settings.home}: no home of Touchline, so nothing was removed: set TOUCHLINE_HOME")
         with step(f"removing {settings.home}"):
             postgres.remove(settings.at)
             shutil.rmtree(settings.home)
@@ -101,7 +101,7 @@ def _bring_up(settings: Settings, supervisor: Supervisor) -> bool:
     try:
         _set_up(settings)
         _start(settings, supervisor)
-    except (Final, ServiceAway):
+    except BaseException:
         supervisor.stop()
         raise
     return True
@@ -132,12 +132,15 @@ def _alone(home: Home) -> Generator[None, None, None]:
 def _set_up(settings: Settings) -> None:
     """What must lie on disk before a process can start; each step does only what is missing."""
     home = settings.at
-    say(f"home {home.root}")
+    origin = claim(settings)
+    say(f"home {home.root}, {origin.kind} rows")
     settings_of.remember(settings)
     with step("secrets"):
         secrets.generate(home)
     with step("PostgreSQL's files"):
         postgres.prepare(home)
+    if not (home.proxy / "haproxy.cfg").exists():
+        HAProxy(home.proxy, settings.ports.proxy).write(())
     _prepare_airflow(home)
 
 
@@ -190,9 +193,7 @@ def _run_tool(settings: Settings, *command: str) -> None:
         **services.platform_environment(settings),
         **services.airflow_environment(settings),
     }
-    done = subprocess.run(
-        command, env=environment, cwd=settings.home, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, env=environment, cwd=settings.home, capture_output=True, text=True, check=False)
     (settings.at.logs / "setup.log").write_text(done.stdout + done.stderr)
     if done.returncode:
         raise CannotStart(f"{' '.join(command[-2:])} failed: {(done.stderr or done.stdout).strip()[-800:]}")
@@ -257,6 +258,8 @@ def _main_job(settings: Settings) -> Final | None:
         if job.state != "success":
             return Final(f"{dag} failed; see its log above, or the run in Airflow: {rest.url}/dags/{dag}")
     _done(settings).touch()
+    with step(f"waiting until {settings.use_case} serves"):
+        _until(lambda: first_answer.serves(settings), f"{settings.use_case}'s endpoint", settings)
     return None
 
 
@@ -294,6 +297,10 @@ def _farewell(settings: Settings) -> None:
     """Where to look."""
     at, port = settings.at, settings.ports.airflow
     say()
+    if first_answer.serves(settings):
+        say(f"$ {first_answer.as_curl(settings)}")
+        say(json.dumps(first_answer.ask(settings)))
+        say()
     say(f"predictions  {settings.endpoint}/{settings.use_case}/predict")
     say(f"Airflow      http://127.0.0.1:{port}   user admin, password in {at.secrets / 'airflow-admin'}")
     say(f"MLflow       {settings.mlflow}")

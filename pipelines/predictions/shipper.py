@@ -137,9 +137,7 @@ def _work(chosen: settings.Settings, *, once: bool) -> None:
 def _offsets(connection: Connection, root: Path) -> dict[str, int]:
     """How far each segment was shipped; entries of deleted segments are dropped."""
     with connection.transaction():
-        offsets: dict[str, int] = dict(
-            connection.execute("select segment, shipped from spool_offsets").fetchall()
-        )
+        offsets: dict[str, int] = dict(connection.execute("select segment, shipped from spool_offsets").fetchall())
         gone = [name for name in offsets if not (root / name).exists()]
         if gone:
             connection.execute("delete from spool_offsets where segment = any(%s)", (gone,))
@@ -162,9 +160,7 @@ def _ship_segment(connection: Connection, segment: Path, name: str, offsets: dic
     return Shipped(predictions, labels, int(finished))
 
 
-def _commit(
-    connection: Connection, name: str, offset: int, predictions: list[Row], labels: list[Row]
-) -> None:
+def _commit(connection: Connection, name: str, offset: int, predictions: list[Row], labels: list[Row]) -> None:
     """Rows and offset, together or not at all."""
     with connection.transaction():
         _make_days(connection, {row[5].date() for row in predictions}, "predictions", "outcomes")

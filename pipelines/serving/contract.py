@@ -217,9 +217,7 @@ class Contract:
         """Whether a field may stand twice: its name occurs more often than it was decoded."""
         if b"\\" in body:
             return True
-        optional = sum(
-            value is not None for row in rows for value in (row.client_id, row.key, row.event_time)
-        )
+        optional = sum(value is not None for row in rows for value in (row.client_id, row.key, row.event_time))
         return sum(map(body.count, self._names)) != len(self.inputs) * len(rows) + optional
 
     def _within_limit(self, rows: Sequence[Any]) -> None:
@@ -292,9 +290,7 @@ def _label_type(entity: str) -> type[msgspec.Struct]:
         (EVENT_TIME, _Time | None, None),
         ("observed_at", _Time | None, None),
     ]
-    return msgspec.defstruct(
-        "Label", fields, rename={"key": entity}, forbid_unknown_fields=True, kw_only=True
-    )
+    return msgspec.defstruct("Label", fields, rename={"key": entity}, forbid_unknown_fields=True, kw_only=True)
 
 
 def _wrapped(name: str, kind: Any) -> type[msgspec.Struct]:

@@ -163,9 +163,7 @@ class Answers:
     ) -> dict[int, dict[str, Any] | Refused]:
         """The rows that have an answer, and a typed error for the others."""
         good = [
-            row
-            for row, values in enumerate(zip(*outputs.values(), strict=True))
-            if all(map(isfinite, values))
+            row for row, values in enumerate(zip(*outputs.values(), strict=True)) if all(map(isfinite, values))
         ]
         told: dict[int, Any] = {
             place: Refused(Code.NO_ANSWER, Code.NO_ANSWER.meaning, row=place) for place in places
@@ -230,9 +228,7 @@ class Hot:
             body = await self._body_for(path, scope["method"], headers, receive)
             if body is None:
                 return
-            reply, request_id = self._reply(
-                path, body, asked(headers.get(REQUEST_ID, b""), headers.get(ROLE))
-            )
+            reply, request_id = self._reply(path, body, asked(headers.get(REQUEST_ID, b""), headers.get(ROLE)))
         except Refused as why:
             reply, request_id = _refusal(why), asked(headers.get(REQUEST_ID, b"")).request_id
         self._meter.count(path if path in self._routes else "other", reply.status)

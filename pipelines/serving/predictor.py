@@ -23,9 +23,7 @@ _NOISE = 1e-6
 class Predictor:
     """A release in memory. `load` makes one, and only one that answers its golden rows."""
 
-    def __init__(
-        self, folder: Path, manifest: Manifest, use_case: UseCase, output_names: tuple[str, ...]
-    ) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, use_case: UseCase, output_names: tuple[str, ...]) -> None:
         """Open the parts; nothing is checked here."""
         self.manifest = manifest
         self.contract = Contract(use_case)
@@ -50,9 +48,7 @@ class Predictor:
             if not (all(map(le, self._least, values)) and all(map(ge, self._most, values))):
                 outside = zip(values, self._least, self._most, strict=True)
                 places = [
-                    place
-                    for place, (value, least, most) in enumerate(outside)
-                    if value < least or value > most
+                    place for place, (value, least, most) in enumerate(outside) if value < least or value > most
                 ]
                 warnings.extend(self._warning(place, values[place]) for place in places)
         return told

@@ -74,13 +74,9 @@ def _compared(bare: Target, platform: Target) -> list[Result]:
             _load(platform, MANY_CLIENTS, MANY_CLIENTS_SECONDS),
         ))
     return [
-        _result(
-            "p50 of one prediction, 1 client [ms]", one, "p50_ms", "<= 0.75", lambda ratio: ratio <= 0.75
-        ),
+        _result("p50 of one prediction, 1 client [ms]", one, "p50_ms", "<= 0.75", lambda ratio: ratio <= 0.75),
         _result("predictions a second, 32 clients", many, "per_second", ">= 2.5", lambda ratio: ratio >= 2.5),
-        _result(
-            "CPU of one prediction, 32 clients [us]", many, "cpu_us", "<= 0.5", lambda ratio: ratio <= 0.5
-        ),
+        _result("CPU of one prediction, 32 clients [us]", many, "cpu_us", "<= 0.5", lambda ratio: ratio <= 0.5),
     ]
 
 
@@ -100,9 +96,7 @@ def _bare(release: Path, root: Path) -> Generator[Target]:
     words += ["--host", "127.0.0.1", "--loop", "uvloop", "--http", "httptools", "--no-access-log"]
     environment = {"BOOSTER": str(release / "energy.ubj"), "OMP_NUM_THREADS": "1"}
     with (root / "bare.log").open("w") as log:
-        process = subprocess.Popen(
-            words, env=environment, stdout=log, stderr=log, cwd=Path(__file__).parents[2]
-        )
+        process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, cwd=Path(__file__).parents[2])
     try:
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/readyz"), "the bare endpoint")
         yield Target(port, "/predict", lambda: [psutil.Process(process.pid)])

@@ -48,9 +48,7 @@ def spool_of(folder, place: str = "a", version: str = "1", **limits: int) -> Fol
     return FolderSpool(folder / "calories" / place, header(place, version), **limits)
 
 
-def prediction(
-    request: str, at: datetime, output: float = 1.0, client: str | None = None, shadow: bool = False
-):
+def prediction(request: str, at: datetime, output: float = 1.0, client: str | None = None, shadow: bool = False):
     return Predictions(
         request, instant(at), 500, [0], [client], ["k"], [None], [[40.0], ["male"]], [[output]], shadow
     )
@@ -124,9 +122,10 @@ def test_finished_segments_go_and_nothing_is_shipped_twice(connection, tmp_path)
     shipper.ship(connection, tmp_path)
     assert not list(tmp_path.rglob("*.spool"))
     shipper.ship(connection, tmp_path)
-    assert connection.execute(
-        "select count(*), count(distinct prediction_id) from predictions"
-    ).fetchone() == (20, 20)
+    assert connection.execute("select count(*), count(distinct prediction_id) from predictions").fetchone() == (
+        20,
+        20,
+    )
     assert connection.execute("select count(*) from spool_offsets").fetchone() == (0,)
 
 
@@ -213,9 +212,7 @@ def recomputed(predictions, labels, now) -> dict[str, tuple]:
             superseded[last[key][2] if rank > last[key][0] else version] += 1
         if key not in last or rank > last[key][0]:
             last[key] = (rank, (at, output, client, request), version)
-    table: dict[str, list] = {
-        version: [0, 0, 0, 0, 0, 0, 0, 0.0] for version in {each[4] for each in predictions}
-    }
+    table: dict[str, list] = {version: [0, 0, 0, 0, 0, 0, 0, 0.0] for version in {each[4] for each in predictions}}
     for (_, shadow, _), (_, (at, output, client, request), version) in last.items():
         if shadow:
             continue
@@ -299,16 +296,12 @@ def test_the_shipper_waits_for_the_database_and_goes_on(postgres, url, tmp_path,
         wait_for(lambda: arrived(1), "the first record")
         with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
             name = url.rpartition("/")[2]
-            admin.execute(
-                "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", (name,)
-            )
+            admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", (name,))
         writer.append(prediction("s", START))
         wait_for(lambda: arrived(2), "the second record")
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait(30)
     writer.append(prediction("t", START))
-    wait_for(
-        lambda: subprocess.run([*words, "--once"], env=environment, check=False).returncode == 0, "the lock"
-    )
+    wait_for(lambda: subprocess.run([*words, "--once"], env=environment, check=False).returncode == 0, "the lock")
     assert arrived(3)

@@ -78,9 +78,7 @@ class Asking:
 
     def some_more(self, slot: str = "stable", n: int = 200) -> None:
         enough = self.slots[slot] + n
-        wait_for(
-            lambda: self.slots[slot] >= enough, f"{n} more answers by {slot}: {self.slots} {self.failed[:3]}"
-        )
+        wait_for(lambda: self.slots[slot] >= enough, f"{n} more answers by {slot}: {self.slots} {self.failed[:3]}")
 
     def __enter__(self) -> "Asking":
         for thread in self.threads:

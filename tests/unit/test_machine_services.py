@@ -19,9 +19,7 @@ def settings(home: Home, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """A home with secrets and the record of a cluster; nothing is started."""
     monkeypatch.delenv("TOUCHLINE_HOME", raising=False)
     secrets.generate(home)
-    (home.root / postgres.RECORD).write_text(
-        '{"root": "/srv/pg", "account": null, "binaries": "/srv/pg/bin"}'
-    )
+    (home.root / postgres.RECORD).write_text('{"root": "/srv/pg", "account": null, "binaries": "/srv/pg/bin"}')
     return settings_of.load(home=home.root, base_port=7600, database_url="postgresql://u:hidden@db/x")
 
 

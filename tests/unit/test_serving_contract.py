@@ -54,9 +54,7 @@ def test_what_is_wrong_is_named(changed, code, field):
 
 
 def test_a_whole_number_may_be_written_either_way():
-    assert (
-        CONTRACT.predict(encoded(Age=68.0)).columns["Age"] == CONTRACT.predict(encoded(Age=68)).columns["Age"]
-    )
+    assert CONTRACT.predict(encoded(Age=68.0)).columns["Age"] == CONTRACT.predict(encoded(Age=68)).columns["Age"]
 
 
 def test_a_missing_field_is_named():
@@ -157,9 +155,7 @@ def test_an_optional_field_may_be_absent_or_null():
     contract = Contract(USE_CASE.model_copy(update={"inputs": inputs}))
     for row in (ROW, ROW | {"Pulse at rest": None}):
         assert contract.predict(json.dumps(row).encode()).values[0][6] is None
-    assert contract.predict(json.dumps(ROW | {"Pulse at rest": 61}).encode()).columns["Pulse at rest"] == [
-        61.0
-    ]
+    assert contract.predict(json.dumps(ROW | {"Pulse at rest": 61}).encode()).columns["Pulse at rest"] == [61.0]
 
 
 JSON = st.recursive(

@@ -100,16 +100,12 @@ def test_without_a_log_nothing_is_answered(opened, tmp_path):
 
 
 def test_a_row_without_a_finite_answer_is_refused_alone(opened, log, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        opened, "answer", lambda columns: {"calories": columns["Age"] + columns["Height"] * 0}
-    )
+    monkeypatch.setattr(opened, "answer", lambda columns: {"calories": columns["Age"] + columns["Height"] * 0})
     assert ask(client_of(opened, log), "/predict", ROW).json()["output"] == {"calories": 68.0}
     monkeypatch.setattr(
         opened,
         "answer",
-        lambda columns: {
-            "calories": columns["Age"] * [float("nan") if age > 70 else 1 for age in columns["Age"]]
-        },
+        lambda columns: {"calories": columns["Age"] * [float("nan") if age > 70 else 1 for age in columns["Age"]]},
     )
     got = ask(client_of(opened, log), "/predict/batch", {"rows": [ROW | {"Age": 71}, ROW]})
     refused, answered = got.json()["predictions"]

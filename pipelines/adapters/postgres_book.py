@@ -1,0 +1,159 @@
+"""PostgreSQL: the record of candidates, what serves, events, and locks that keep runs apart."""
+
+import hashlib
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import LiteralString
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from pipelines.errors import Busy, ServiceAway
+from pipelines.rollout.serving import Serving
+from pipelines.spec import Frozen
+from pipelines.tools import Event, Evidence
+
+CONNECT_SECONDS = 5
+POLL_SECONDS = 0.2
+
+
+@contextmanager
+def connected(url: str) -> Generator[psycopg.Connection]:
+    """One transaction; ServiceAway when the database is."""
+    try:
+        with psycopg.connect(url, connect_timeout=CONNECT_SECONDS) as connection:
+            yield connection
+    except psycopg.OperationalError as away:
+        raise ServiceAway(f"PostgreSQL does not answer: {str(away).strip()[:200]}") from away
+
+
+class PostgresBook:
+    """`EvidenceBook`, and the reconciler's memory; every method is one transaction."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    # --- candidates ------------------------------------------------------------------------------------
+
+    def add(self, evidence: Evidence) -> Evidence:
+        """Insert; of two at once the first stays, and both get it back."""
+        with connected(self._url) as connection:
+            connection.execute(
+                "insert into candidates (training_key, use_case, evidence) values (%s, %s, %s) "
+                "on conflict (training_key) do nothing",
+                (evidence.training_key, evidence.use_case, _json(evidence)),
+            )
+        found = self.by_key(evidence.training_key)
+        if found is None:
+            raise ServiceAway(f"candidate {evidence.training_key} was written and is not there")
+        return found
+
+    def amend(self, training_key: str, **fields: object) -> Evidence:
+        """Set fields and leave the others as they are, also when another amends at the same time."""
+        changed = Evidence.model_construct(**fields).model_dump(mode="json", include=set(fields))  # type: ignore[arg-type]
+        with connected(self._url) as connection:
+            row = connection.execute(
+                "update candidates set evidence = evidence || %s where training_key = %s returning evidence",
+                (Jsonb(changed), training_key),
+            ).fetchone()
+        if row is None:
+            raise KeyError(training_key)
+        return Evidence.model_validate(row[0])
+
+    def by_key(self, training_key: str) -> Evidence | None:
+        """The record of that key."""
+        return self._one("training_key = %s", training_key)
+
+    def by_version(self, use_case: str, version: str) -> Evidence | None:
+        """The record of that version."""
+        return self._one("use_case = %s and evidence ->> 'version' = %s", use_case, version)
+
+    def versions(self, use_case: str) -> list[Evidence]:
+        """Every candidate that became a version, oldest first."""
+        with connected(self._url) as connection:
+            rows = connection.execute(
+                "select evidence from candidates where use_case = %s and evidence ->> 'version' is not null "
+                "order by (evidence ->> 'version')::int",
+                (use_case,),
+            ).fetchall()
+        return [Evidence.model_validate(row[0]) for row in rows]
+
+    def _one(self, where: LiteralString, *values: str) -> Evidence | None:
+        with connected(self._url) as connection:
+            query = sql.SQL("select evidence from candidates where ") + sql.SQL(where)
+            row = connection.execute(query, values).fetchone()
+        return None if row is None else Evidence.model_validate(row[0])
+
+    # --- what serves -----------------------------------------------------------------------------------
+
+    def serving(self, use_case: str) -> Serving:
+        """The recorded state; the empty one before the first."""
+        with connected(self._url) as connection:
+            row = connection.execute("select state from serving where use_case = %s", (use_case,)).fetchone()
+        return Serving(use_case=use_case) if row is None else Serving.model_validate(row[0])
+
+    def all_serving(self) -> list[Serving]:
+        """The recorded state of every use case."""
+        with connected(self._url) as connection:
+            rows = connection.execute("select state from serving order by use_case").fetchall()
+        return [Serving.model_validate(row[0]) for row in rows]
+
+    def record(self, serving: Serving, events: tuple[Event, ...] = ()) -> None:
+        """State and what is to be said of it, in one transaction; a generation is written once."""
+        with connected(self._url) as connection:
+            done = connection.execute(
+                "insert into serving (use_case, generation, state) values (%s, %s, %s) "
+                "on conflict (use_case) do update set generation = excluded.generation, state = excluded.state, "
+                "changed_at = now() where serving.generation <= excluded.generation",
+                (serving.use_case, serving.generation, _json(serving)),
+            )
+            if done.rowcount != 1:
+                raise Busy(
+                    f"{serving.use_case}: generation {serving.generation} was overtaken by another reconciler"
+                )
+            for event in events:
+                connection.execute(
+                    "insert into events (at, use_case, kind, message) values (%s, %s, %s, %s)",
+                    (event.at, event.use_case, event.kind, event.message),
+                )
+
+    def events(self, use_case: str, most: int = 20) -> list[Event]:
+        """The newest events, newest first."""
+        with connected(self._url) as connection, connection.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(
+                "select at, use_case, kind, message from events where use_case = %s order by id desc limit %s",
+                (use_case, most),
+            )
+            return [Event.model_validate(row) for row in cursor]
+
+
+def _json(record: Frozen) -> Jsonb:
+    return Jsonb(record.model_dump(mode="json"))
+
+
+class PostgresLocks:
+    """Advisory locks of a session: gone with the process that held them, however it ended."""
+
+    def __init__(self, url: str, wait_seconds: float) -> None:
+        self._url, self._wait = url, wait_seconds
+
+    @contextmanager
+    def hold(self, name: str) -> Generator[None]:
+        """Wait for the lock; Busy when another run holds it for too long."""
+        number = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True)
+        with connected(self._url) as connection:
+            connection.autocommit = True
+            deadline = time.monotonic() + self._wait
+            while not _try(connection, number):
+                if time.monotonic() > deadline:
+                    raise Busy(f"{name}: another run holds it for more than {self._wait:.0f} s")
+                time.sleep(POLL_SECONDS)
+            yield
+
+
+def _try(connection: psycopg.Connection, number: int) -> bool:
+    row = connection.execute("select pg_try_advisory_lock(%s)", (number,)).fetchone()
+    return row is not None and bool(row[0])

@@ -1,0 +1,53 @@
+"""Sources whose content is files: a folder of real ones, or simulated drops."""
+
+import io
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import BinaryIO
+
+from pipelines.errors import BadSettings
+from pipelines.spec import Simulate, Table
+from pipelines.tools import Arrival
+
+
+class FolderSource:
+    """Files in a folder, matched by the table's glob, oldest change first."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def arrivals(self, table: Table, now: datetime) -> Sequence[Arrival]:
+        """Every matching file; BadSettings when there is no such folder."""
+        if not self.folder.is_dir():
+            raise BadSettings(f"TOUCHLINE_DATA: {self.folder} is no folder")
+        files = [file for file in self.folder.iterdir() if file.is_file() and fnmatch(file.name, table.files)]
+        found = sorted((file.stat().st_mtime_ns, file.name, file.stat().st_size) for file in files)
+        return [Arrival(name=name, stamp=f"{size}-{changed}") for changed, name, size in found]
+
+    def open(self, table: Table, arrival: Arrival) -> BinaryIO:
+        """The file's bytes."""
+        return (self.folder / arrival.name).open("rb")
+
+
+class SimulatedSource:
+    """One drop at the home's first day and one more each day, made by the use case's `simulate`."""
+
+    def __init__(self, simulate: Simulate, seed: int, since: datetime) -> None:
+        self.simulate, self.seed, self.since = simulate, seed, since
+
+    def arrivals(self, table: Table, now: datetime) -> Sequence[Arrival]:
+        """A file for each drop that is due by `now`."""
+        drops = 1 + max(0, (now - self.since) // timedelta(days=1))
+        return [Arrival(name=_name(table, drop), stamp=f"{self.seed}-{drop}") for drop in range(drops)]
+
+    def open(self, table: Table, arrival: Arrival) -> BinaryIO:
+        """The drop as CSV; the same seed gives the same bytes."""
+        drop = int(arrival.stamp.rpartition("-")[2])
+        rows = self.simulate(self.seed, drop)[table.name]
+        return io.BytesIO(rows.write_csv().encode())
+
+
+def _name(table: Table, drop: int) -> str:
+    return f"simulated-{table.name}-{drop:05}.csv"

@@ -1,0 +1,47 @@
+"""The order of the steps, written once, for every runner."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+from pipelines.records import Ledger, Promotion
+from pipelines.spec import UseCase
+from pipelines.steps.build import build
+from pipelines.steps.check import check
+from pipelines.steps.gate import gate
+from pipelines.steps.promote import promote
+from pipelines.steps.publish import publish
+from pipelines.steps.receive import receive
+from pipelines.steps.register import register
+from pipelines.steps.snapshot import take_snapshot
+from pipelines.steps.train import train
+from pipelines.steps.validate import validate
+from pipelines.tools import Tools
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+class Runner(Protocol):
+    """Decides where a step runs: here and now, or as a task of a scheduler."""
+
+    def __call__(self, step: Callable[Concatenate[Tools, UseCase, Given], Result]) -> Callable[Given, Result]:
+        """Return the step without its tools and its use case."""
+
+
+def ingestion(do: Runner, table: str, now: datetime) -> Ledger:
+    """From new files to published rows."""
+    arrivals = do(receive)(table, now)
+    checked = do(validate)(arrivals, now)
+    return do(publish)(checked)
+
+
+def retraining(do: Runner, now: datetime) -> Promotion:
+    """From published rows to a version that may serve."""
+    snapshot = do(take_snapshot)(now)
+    candidate = do(train)(snapshot, now)
+    gated = do(gate)(candidate)
+    registered = do(register)(gated)
+    built = do(build)(registered)
+    checked = do(check)(built)
+    return do(promote)(checked, now)

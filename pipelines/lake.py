@@ -1,0 +1,114 @@
+"""How one table of a use case lies in Delta: where, under which commits, and what its rows say.
+
+Three Delta tables stand behind each declared table, each append-only:
+`batches` (the intents: every file that arrived), `aside` (quarantined rows and references to duplicates) and
+`published`. A batch's number is committed to `aside` first and to `published` last, so a batch is done
+exactly when `published` bears its number.
+"""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+from pipelines.records import Batch, Ledger
+from pipelines.spec import Field, Table
+from pipelines.tools import Tables
+
+if TYPE_CHECKING:
+    import polars as pl
+
+RECEIVE = "receive"
+PUBLISH = "publish"
+QUARANTINED = "quarantined"
+DUPLICATE = "duplicate"
+LINEAGE = ("_batch", "_file", "_digest", "_row", "_hash", "_revision", "_received_at", "_suite")
+"""What every published row carries beside its declared columns."""
+
+
+class TableAt(NamedTuple):
+    """One declared table at its place."""
+
+    root: str
+    table: Table
+
+    @property
+    def batches(self) -> str:
+        """Intents."""
+        return f"{self.root}/{self.table.name}/batches"
+
+    @property
+    def aside(self) -> str:
+        """Quarantined rows and duplicates."""
+        return f"{self.root}/{self.table.name}/aside"
+
+    @property
+    def published(self) -> str:
+        """Every revision of every good row."""
+        return f"{self.root}/{self.table.name}/published"
+
+    @property
+    def checked(self) -> str:
+        """Judged rows between validation and publishing."""
+        return f"{self.root}/{self.table.name}/checked"
+
+
+def dtype(column: Field) -> "pl.DataType":
+    """The type that a declared column has at rest."""
+    import polars as pl
+
+    return {"number": pl.Float64(), "integer": pl.Int64(), "text": pl.String()}[column.type]
+
+
+def batches(tables: Tables, at: TableAt) -> list[Batch]:
+    """Every file that ever arrived, in order."""
+    rows = tables.scan(at.batches).collect()
+    if rows.is_empty():
+        return []
+    fields = [name for name in Batch.model_fields if name in rows.columns]
+    return [Batch.model_validate(row) for row in rows.select(fields).sort("number").iter_rows(named=True)]
+
+
+def in_force(tables: Tables, at: TableAt, as_of: datetime, version: int | None = None) -> "pl.DataFrame":
+    """The newest revision of each key that had arrived by `as_of`, with its lineage, in order of arrival."""
+    import polars as pl
+
+    rows = tables.scan(at.published, version)
+    if not rows.collect_schema():
+        return pl.DataFrame(schema={column.name: dtype(column) for column in at.table.columns})
+    return (
+        rows
+        .filter(pl.col("_received_at") <= as_of)
+        .sort("_revision")
+        .unique(subset=list(at.table.key), keep="last", maintain_order=True)
+        .sort("_batch", "_row")
+        .collect()
+    )
+
+
+def ledger(tables: Tables, at: TableAt, batch: int | None = None) -> Ledger:
+    """Count what was committed, of one batch or of all whose number `published` bears."""
+    import polars as pl
+
+    done = pl.col("number") <= tables.committed(at.published, PUBLISH)
+    arrived = _total(tables.scan(at.batches), "rows", done, "number", batch)
+    aside = tables.scan(at.aside)
+    published = tables.scan(at.published)
+    first = pl.col("_revision") == 1
+    return Ledger(
+        table=at.table.name,
+        arrived=arrived,
+        published=_total(published, None, first, "_batch", batch),
+        revised=_total(published, None, ~first, "_batch", batch),
+        quarantined=_total(aside, "count", pl.col("kind") == QUARANTINED, "batch", batch),
+        duplicate=_total(aside, "count", pl.col("kind") == DUPLICATE, "batch", batch),
+    )
+
+
+def _total(rows: "pl.LazyFrame", amount: str | None, where: "pl.Expr", number: str, batch: int | None) -> int:
+    import polars as pl
+
+    if not rows.collect_schema():
+        return 0
+    if batch is not None:
+        where = where & (pl.col(number) == batch)
+    counted = rows.filter(where).select(pl.len() if amount is None else pl.col(amount).sum())
+    return int(counted.collect().item())

@@ -1,0 +1,80 @@
+"""What `status` tells of each use case: champion, places, ledger, labels, events."""
+
+from datetime import datetime
+
+from pipelines import catalog, lake
+from pipelines.adapters.delta import DeltaTables
+from pipelines.adapters.postgres_book import PostgresBook, connected
+from pipelines.predictions import label_clock
+from pipelines.records import Ledger
+from pipelines.rollout.serving import Place
+from pipelines.settings import Settings
+from pipelines.spec import Frozen, UseCase
+from pipelines.tools import Event
+
+
+class Labels(Frozen):
+    """Predictions of one version by what is known of them: recorded = labelled + pending + expired."""
+
+    model_version: str
+    recorded: int
+    labelled: int
+    pending: int
+    expired: int
+    late: int
+    superseded: int
+    shadow: int
+    scored: int
+    loss_sum: float
+    mean_loss: float | None
+
+
+class UseCaseStatus(Frozen):
+    """One use case, by what was committed and recorded."""
+
+    use_case: str
+    endpoint: str
+    champion: str | None
+    metrics: dict[str, float]
+    gate: str | None
+    bento: str | None
+    places: tuple[Place, ...]
+    ledger: tuple[Ledger, ...]
+    labels: tuple[Labels, ...]
+    orphan_labels: int
+    keyed_labels: int
+    events: tuple[Event, ...]
+
+
+def overview(settings: Settings, now: datetime) -> tuple[UseCaseStatus, ...]:
+    """Every use case of this home; ServiceAway when the database is."""
+    names = sorted(catalog.find(settings.use_cases))
+    return tuple(_one(settings, catalog.load(name, settings.use_cases), now) for name in names)
+
+
+def ledgers(settings: Settings, use_case: UseCase) -> tuple[Ledger, ...]:
+    """The ledger of each table."""
+    root = str(settings.at.tables / use_case.name)
+    return tuple(lake.ledger(DeltaTables(), lake.TableAt(root, table)) for table in use_case.tables)
+
+
+def _one(settings: Settings, use_case: UseCase, now: datetime) -> UseCaseStatus:
+    book = PostgresBook(settings.database)
+    serving = book.serving(use_case.name)
+    evidence = None if serving.version is None else book.by_version(use_case.name, serving.version)
+    with connected(settings.database) as connection:
+        counted = label_clock.counts(connection, use_case, now)
+    return UseCaseStatus(
+        use_case=use_case.name,
+        endpoint=f"{settings.endpoint}/{use_case.name}",
+        champion=serving.version,
+        metrics={} if evidence is None else evidence.metrics,
+        gate=None if evidence is None or evidence.gate is None else evidence.gate.reason,
+        bento=None if evidence is None else evidence.bento_tag,
+        places=serving.places,
+        ledger=ledgers(settings, use_case),
+        labels=tuple(Labels(**each._asdict(), mean_loss=each.mean_loss) for each in counted.versions),
+        orphan_labels=counted.orphans,
+        keyed_labels=counted.keyed,
+        events=tuple(book.events(use_case.name, 5)),
+    )

@@ -1,0 +1,197 @@
+"""`python -m pipelines.rollout.reconciler`: every few seconds, makes what serves follow the wish (law L7).
+
+The wish is the registry's alias and what flows asked for. Each change is recorded first, then the proxy
+follows, then the alias, then the processes; all of that is derived from the record, so a kill between any
+two of them is mended by the next round.
+"""
+
+import logging
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from pipelines import catalog
+from pipelines.adapters.postgres_book import PostgresBook
+from pipelines.errors import TouchlineError
+from pipelines.rollout.processes import Processes
+from pipelines.rollout.proxy import Backend, Line, Proxy
+from pipelines.rollout.serving import Change, Place, Seen, Serving, decide
+from pipelines.settings import Settings
+from pipelines.spec import UseCase
+from pipelines.steps.gate import CHAMPION
+from pipelines.tools import Event, Evidence, Registry
+
+log = logging.getLogger(__name__)
+PAUSE_SECONDS = 1.0
+READY_SECONDS = 2.0
+UNWELL_ROUNDS = 30
+"""Rounds that a place may stay unready before its process is started anew."""
+SERVED = "served"
+
+
+class Reconciler:
+    """The only writer of places, weights and aliases of one home."""
+
+    def __init__(
+        self, settings: Settings, book: PostgresBook, registry: Registry, proxy: Proxy, processes: Processes
+    ) -> None:
+        self.settings, self.book, self.registry = settings, book, registry
+        self.proxy, self.processes = proxy, processes
+        self.applied: tuple[Backend, ...] | None = None
+        self.unwell: dict[tuple[str, int], int] = {}
+
+    def round(self, now: datetime) -> None:
+        """Look once at every use case and make at most one change in each."""
+        found = catalog.find(self.settings.use_cases)
+        states = {name: self.book.serving(name) for name in found}
+        taken = {place.port for state in states.values() for place in state.places}
+        for name in found:
+            states[name] = self._one(catalog.load(name, self.settings.use_cases), states[name], taken, now)
+            taken |= {place.port for place in states[name].places}
+        self._stop_strays(states.values())
+
+    def _one(self, use_case: UseCase, serving: Serving, taken: set[int], now: datetime) -> Serving:
+        ready = self._ready(serving)
+        self._realise(serving)
+        if serving.alias_due:
+            serving = self._point(serving)
+        versions = self.book.versions(use_case.name)
+        seen = self._seen(serving, versions, ready, taken, now)
+        change = decide(serving, seen)
+        if change is not None:
+            self._carry_out(change, versions, now)
+            serving = change.serving
+        return serving
+
+    def _seen(
+        self, serving: Serving, versions: list[Evidence], ready: frozenset[str], taken: set[int], now: datetime
+    ) -> Seen:
+        asked = [each for each in versions if each.promotion_asked_at and not each.promotion_settled]
+        return Seen(
+            now=now,
+            champion=self.registry.aliases(serving.use_case).get(CHAMPION),
+            asked=asked[-1].version if asked else None,
+            bentos={e.version: e.bento_tag for e in versions if e.may_serve and e.version and e.bento_tag},
+            ready=ready,
+            ports=tuple(port for port in self.settings.ports.places if port not in taken),
+            replicas=self.settings.replicas,
+        )
+
+    def _carry_out(self, change: Change, versions: list[Evidence], now: datetime) -> None:
+        """Record, then proxy and processes; the alias follows in the next round, which also mends a kill."""
+        use_case = change.serving.use_case
+        log.info("use_case=%s generation=%d %s", use_case, change.serving.generation, change.why)
+        kind = "refused" if change.refused else "serving"
+        self.book.record(change.serving, (Event(at=now, use_case=use_case, kind=kind, message=change.why),))
+        for each in versions:
+            if change.refused is not None and each.version == change.refused and not each.promotion_settled:
+                self.book.amend(each.training_key, promotion_settled=change.why)
+        self._realise(change.serving)
+
+    def _point(self, serving: Serving) -> Serving:
+        """Set the alias to what serves and close the requests that this fulfils or overtakes."""
+        self.registry.point(serving.use_case, CHAMPION, serving.version)
+        for each in self.book.versions(serving.use_case):
+            if each.promotion_asked_at and not each.promotion_settled:
+                told = SERVED if each.version == serving.version else f"overtaken by version {serving.version}"
+                self.book.amend(each.training_key, promotion_settled=told)
+        done = serving.model_copy(update={"alias_due": False})
+        self.book.record(done)
+        return done
+
+    # --- making it so ----------------------------------------------------------------------------------
+
+    def _realise(self, serving: Serving) -> None:
+        """The proxy first, so that nobody is sent to a place that is about to stop."""
+        self._apply(serving)
+        for place in serving.places:
+            self.processes.start(serving.use_case, place)
+
+    def _apply(self, serving: Serving) -> None:
+        backends = {each.use_case: each for each in self.applied or self._recorded()}
+        backends[serving.use_case] = backend(self._use_case(serving), serving)
+        wished = tuple(backends[name] for name in sorted(backends))
+        if wished != self.applied:
+            self.proxy.apply(wished)
+            self.applied = wished
+
+    def _recorded(self) -> Iterable[Backend]:
+        return (backend(self._use_case(state), state) for state in self.book.all_serving())
+
+    def _use_case(self, serving: Serving) -> UseCase:
+        return catalog.load(serving.use_case, self.settings.use_cases)
+
+    def _stop_strays(self, states: Iterable[Serving]) -> None:
+        wanted = {(state.use_case, place.line, place.port) for state in states for place in state.places}
+        self.processes.stop_others(wanted)
+
+    # --- looking ---------------------------------------------------------------------------------------
+
+    def _ready(self, serving: Serving) -> frozenset[str]:
+        """Lines whose place is ready; one that stays unready for long is started anew."""
+        ready = frozenset(place.line for place in serving.places if is_ready(place.port))
+        for place in serving.places:
+            key = (serving.use_case, place.port)
+            self.unwell[key] = 0 if place.line in ready else self.unwell.get(key, 0) + 1
+            if place.role == "stable" and self.unwell[key] >= UNWELL_ROUNDS:
+                log.warning("use_case=%s place=%s is not ready: starting it anew", serving.use_case, place.line)
+                self.processes.restart(serving.use_case, place)
+                self.unwell[key] = 0
+        return ready
+
+
+def backend(use_case: UseCase, serving: Serving) -> Backend:
+    """What the proxy is told: places that are still to come have no line."""
+    return Backend(
+        use_case.name,
+        use_case.serving.time_limit,
+        use_case.serving.body_limit,
+        use_case.entity,
+        tuple(_line(place) for place in serving.places if place.role != "coming"),
+    )
+
+
+def _line(place: Place) -> Line:
+    if place.role == "stable":
+        return Line(place.line, place.port, 100, "stable")
+    return Line(place.line, place.port, 0, "previous")
+
+
+def is_ready(port: int) -> bool:
+    """Whether a place has answered its golden rows."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=READY_SECONDS) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def main() -> int:
+    """Reconcile until the end; a service that is away is waited for."""
+    from pipelines import wiring
+
+    settings = wiring.settings()
+    reconciler = wiring.reconciler(settings)
+    leader = wiring.locks(settings)
+    while True:
+        try:
+            with leader.hold("reconciler"):
+                log.info("this process reconciles %s", settings.home)
+                run(reconciler)
+        except TouchlineError as away:
+            log.warning("%s", away)
+            time.sleep(PAUSE_SECONDS)
+
+
+def run(reconciler: Reconciler) -> None:
+    """Rounds without end; an error ends the leadership, so that another may try."""
+    while True:
+        reconciler.round(datetime.now(UTC))
+        time.sleep(PAUSE_SECONDS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

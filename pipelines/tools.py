@@ -1,0 +1,270 @@
+"""The seams: what the steps need from the outside world."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.catalog import Found
+from pipelines.records import CheckVerdict, CleanSnapshot, GateVerdict, Manifest
+from pipelines.spec import Columns, Frozen, Outputs, Table, UseCase
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Values = NDArray[np.float64]
+
+
+class Arrival(Frozen):
+    """A file that a source offers."""
+
+    name: str
+    stamp: str
+    """Changes when the content may have changed (size and time of change)."""
+
+
+class Source(Protocol):
+    """Where new rows come from."""
+
+    def arrivals(self, table: Table, now: datetime) -> Sequence[Arrival]:
+        """Every file there is for that table, oldest first."""
+
+    def open(self, table: Table, arrival: Arrival) -> BinaryIO:
+        """The file's bytes; the caller closes it."""
+
+
+class Ragged(NamedTuple):
+    """A line with more or fewer cells than the header."""
+
+    row: int
+    """Position among the data rows, from 1."""
+    cells: int
+    expected: int
+    text: str
+
+
+class Content(NamedTuple):
+    """A file's rows as text, with `_row` from 1; ragged lines apart."""
+
+    rows: "pl.DataFrame"
+    ragged: tuple[Ragged, ...]
+    reason: None = None
+
+    @property
+    def total(self) -> int:
+        """How many data rows arrived."""
+        return len(self.rows) + len(self.ragged)
+
+
+class Unreadable(NamedTuple):
+    """A file that is no table."""
+
+    reason: str
+    total: int
+    """Its lines, so that nothing goes uncounted."""
+
+
+class Reader(Protocol):
+    """Reads files of one format."""
+
+    def __call__(self, file: Path, table: Table) -> Content | Unreadable:
+        """The file's rows, or why it is no table."""
+
+
+class Tables(Protocol):
+    """Append-only tables; a commit carries (app, number), so that it happens once."""
+
+    def committed(self, uri: str, app: str) -> int:
+        """Number of the last commit of that app; 0 before the first."""
+
+    def append(self, uri: str, rows: "pl.DataFrame", app: str, number: int) -> None:
+        """Commit the rows under (app, number); nothing when that number is committed already."""
+
+    def scan(self, uri: str, version: int | None = None) -> "pl.LazyFrame":
+        """The table's rows at a version (newest when None); no rows when there is no table."""
+
+    def version(self, uri: str) -> int:
+        """The newest version; -1 when there is no table."""
+
+
+class Finding(Frozen):
+    """One rule that did not hold."""
+
+    rule: str
+    reason: str
+    severity: str
+    rows: tuple[int, ...] | None
+    """Positions of the broken rows; None for a rule about the batch."""
+
+
+class Validator(Protocol):
+    """Judges rows by a suite of expectations."""
+
+    def validate(self, rows: "pl.DataFrame", suite: Path, parameters: Mapping[str, str]) -> tuple[Finding, ...]:
+        """Every rule that did not hold."""
+
+
+class Tracker(Protocol):
+    """Remembers training runs."""
+
+    def find(self, use_case: str, training_key: str) -> str | None:
+        """Id of the finished run with that key."""
+
+    def log(self, use_case: UseCase, run: "RunRecord") -> str:
+        """Store a finished run with its model; return its id."""
+
+    def folder(self, run_id: str) -> Path:
+        """The run's model on local disk: `release/` beside the code that it was trained with, `code/`."""
+
+    def note(self, run_id: str, facts: Mapping[str, str]) -> None:
+        """Copy facts to where people look at the run."""
+
+
+class Registry(Protocol):
+    """Versions and aliases: the wish."""
+
+    def register(self, use_case: UseCase, run_id: str, facts: Mapping[str, str]) -> str:
+        """The version made from that run; made once."""
+
+    def aliases(self, use_case: str) -> dict[str, str]:
+        """Version by alias."""
+
+    def point(self, use_case: str, alias: str, version: str | None) -> None:
+        """Move an alias; None takes it away."""
+
+    def run_of(self, use_case: str, version: str) -> str | None:
+        """The run that a version was made from."""
+
+
+class Evidence(Frozen):
+    """What is recorded of a candidate, in the order in which it came to be (contract C4)."""
+
+    training_key: str
+    use_case: str
+    run_id: str
+    snapshot: CleanSnapshot
+    code_digest: str
+    git_commit: str | None
+    lock_digest: str
+    seed: int
+    metrics: dict[str, float]
+    created_at: datetime
+    gate: GateVerdict | None = None
+    version: str | None = None
+    bento_tag: str | None = None
+    bento_digest: str | None = None
+    check: CheckVerdict | None = None
+    promotion_asked_at: datetime | None = None
+    promotion_settled: str | None = None
+    """How the request ended: `served`, or why it was not carried out."""
+
+    @property
+    def may_serve(self) -> bool:
+        """Law L3: gate and check passed, and there is a bento."""
+        passed = self.gate is not None and self.gate.passed and self.check is not None and self.check.passed
+        return passed and self.bento_tag is not None
+
+
+class Event(Frozen):
+    """Something that a person should be able to read later."""
+
+    at: datetime
+    use_case: str
+    kind: str
+    message: str
+
+
+class EvidenceBook(Protocol):
+    """The record of candidates; the training key is unique in it."""
+
+    def add(self, evidence: Evidence) -> Evidence:
+        """Insert, or return what another run inserted first under the same key."""
+
+    def amend(self, training_key: str, **fields: object) -> Evidence:
+        """Set fields of a record; ServiceAway when the database is."""
+
+    def by_key(self, training_key: str) -> Evidence | None:
+        """The record of that key."""
+
+    def by_version(self, use_case: str, version: str) -> Evidence | None:
+        """The record of that version."""
+
+
+class Scorer(Protocol):
+    """Runs releases in the code that they carry."""
+
+    def score(self, model: Path, columns: Columns) -> Outputs:
+        """Answers of a tracked model's release in its own code, n rows."""
+
+    def offline(self, model: Path, columns: Columns) -> Outputs:
+        """Answers of the same release by the training library."""
+
+
+class Builder(Protocol):
+    """Makes bentos and starts them as they will be served."""
+
+    def build(self, found: Found, model: Path, version: str) -> tuple[str, str]:
+        """(tag, digest) of the bento of that version; built once."""
+
+    def ask(self, use_case: UseCase, tag: str, rows: Sequence[Mapping[str, object]]) -> Outputs:
+        """Start the bento as a place, ask it row by row and in a batch, stop it."""
+
+
+class Modeller(Protocol):
+    """The training library."""
+
+    def fit(self, use_case: UseCase, columns: Columns, targets: Columns, folder: Path) -> Manifest:
+        """Train all parts on n rows into the release's folder; the manifest's lineage is still empty."""
+
+    def answer(self, use_case: UseCase, manifest: Manifest, folder: Path, columns: Columns) -> Outputs:
+        """The offline model's outputs for n rows."""
+
+    def draw(self, use_case: UseCase, manifest: Manifest, folder: Path, outputs: Outputs, actual: Values) -> None:
+        """Pictures of the held-out rows and of the parts, into `folder/plots`."""
+
+
+class Locks(Protocol):
+    """Keeps runs of the same step apart, on all machines."""
+
+    def hold(self, name: str) -> AbstractContextManager[None]:
+        """Hold the lock; Busy when another holds it for too long."""
+
+
+class RunRecord(Frozen):
+    """A finished training run, on disk."""
+
+    training_key: str
+    folder: Path
+    """`release/`, `code/` and `plots/`."""
+    parameters: dict[str, str]
+    metrics: dict[str, float]
+    facts: dict[str, str]
+    data: str
+    """Name of the data set: the snapshot's digest."""
+    data_uri: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tools:
+    """Every outside service that a step may use."""
+
+    found: Found
+    tables_at: str
+    landing: Path
+    snapshots: Path
+    source: Source
+    read: Reader
+    tables: Tables
+    validator: Validator
+    modeller: Modeller
+    tracker: Tracker
+    registry: Registry
+    evidence: EvidenceBook
+    scorer: Scorer
+    builder: Builder
+    locks: Locks

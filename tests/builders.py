@@ -1,0 +1,84 @@
+"""Small worlds for tests: a use case with real tables, real validation, real training, and shipped fakes."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from pipelines import catalog, fakes, flows
+from pipelines.adapters import csv_file
+from pipelines.adapters.delta import DeltaTables
+from pipelines.adapters.expectations import ExpectationsValidator
+from pipelines.adapters.sources import FolderSource
+from pipelines.adapters.xgboost_parts import XGBoostModeller
+from pipelines.records import Ledger
+from pipelines.runner import here
+from pipelines.spec import UseCase
+from pipelines.tools import Source, Tools
+
+NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
+
+
+class World:
+    """One use case in one folder; `drop` is where its files arrive."""
+
+    def __init__(self, at: Path, name: str = "calories", folders: tuple[Path, ...] = ()) -> None:
+        self.use_case = catalog.load(name, folders)
+        self.drop = at / "drop"
+        self.drop.mkdir()
+        modeller = XGBoostModeller(threads=2)
+        (at / "runs").mkdir()
+        self.tools = Tools(
+            found=catalog.locate(name, folders),
+            tables_at=str(at / "tables"),
+            landing=at / "landing",
+            snapshots=at / "snapshots",
+            source=FolderSource(self.drop),
+            read=csv_file.read,
+            tables=DeltaTables(),
+            validator=ExpectationsValidator(),
+            modeller=modeller,
+            tracker=fakes.MemoryTracker(at / "runs"),
+            registry=fakes.MemoryRegistry(),
+            evidence=fakes.MemoryEvidence(),
+            scorer=fakes.HereScorer(self.use_case, modeller),
+            builder=fakes.HereBuilder(),
+            locks=fakes.MemoryLocks(),
+        )
+
+    def with_source(self, source: Source) -> "World":
+        """The same world with rows from elsewhere."""
+        self.tools = replace(self.tools, source=source)
+        return self
+
+    @property
+    def do(self) -> flows.Runner:
+        """Runs steps here."""
+        return here(self.tools, self.use_case)
+
+    def ingest(self, now: datetime = NOW) -> dict[str, Ledger]:
+        """Ingest every table."""
+        return {table.name: flows.ingestion(self.do, table.name, now) for table in self.use_case.tables}
+
+
+def replace(tools: Tools, **changed: object) -> Tools:
+    """Tools with some of them exchanged."""
+    return Tools(**{**vars(tools), **changed})  # type: ignore[arg-type]
+
+
+def write_drop(use_case: UseCase, folder: Path, drop: int = 0, seed: int = 7) -> None:
+    """Put one simulated drop into a folder, as the files that a person would put there."""
+    assert use_case.simulate is not None
+    for name, rows in use_case.simulate(seed, drop).items():
+        rows.write_csv(folder / use_case.table(name).files.replace("*", f"-{drop}"))
+
+
+def real_data(*parts: str) -> Path:
+    """A real file or folder; skips without TOUCHLINE_REAL_DATA, fails where it is set and the file is missing."""
+    root = os.environ.get("TOUCHLINE_REAL_DATA")
+    if not root:
+        pytest.skip("TOUCHLINE_REAL_DATA is not set: no real files on this machine")
+    found = Path(root, *parts)
+    assert found.exists(), f"TOUCHLINE_REAL_DATA is set, but {found} is missing"
+    return found

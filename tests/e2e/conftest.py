@@ -1,0 +1,180 @@
+"""The real stack, started once by the project's own command, in a home and on ports of its own."""
+
+import contextlib
+import csv
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from pipelines import catalog
+from pipelines import settings as settings_of
+from pipelines.machine import keeper
+from pipelines.settings import Settings
+from tests.builders import write_drop
+
+UP_SECONDS = 1200
+
+
+class Answer(NamedTuple):
+    """What came back."""
+
+    status: int
+    body: Any
+    headers: dict[str, str]
+
+
+class Stack:
+    """A running home."""
+
+    def __init__(self, home: Path, base_port: int, data: Path) -> None:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("TOUCHLINE_")}
+        self.environment = {
+            **kept,
+            "TOUCHLINE_HOME": str(home),
+            "TOUCHLINE_BASE_PORT": str(base_port),
+            "TOUCHLINE_DATA": str(data),
+        }
+        self.data, self.output = data, ""
+        self.home, self.base_port = home, base_port
+
+    @property
+    def settings(self) -> Settings:
+        return settings_of.load(home=self.home, base_port=self.base_port, data=self.data)
+
+    def run(self, *words: str, code: int = 0) -> str:
+        """A command of the platform, as a person types it."""
+        done = subprocess.run(
+            [sys.executable, "-m", "pipelines.cli", *words],
+            env=self.environment, capture_output=True, text=True, timeout=UP_SECONDS, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, (
+            f"touchline {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
+        return done.stdout + done.stderr
+
+    def status(self) -> dict[str, Any]:
+        """`touchline status --json`."""
+        done = subprocess.run(
+            [sys.executable, "-m", "pipelines.cli", "status", "--json"],
+            env=self.environment, capture_output=True, text=True, timeout=120, check=True,
+        )  # fmt: skip
+        told: dict[str, Any] = json.loads(done.stdout)
+        return told
+
+    def case(self) -> dict[str, Any]:
+        """The use case's part of the status."""
+        told: dict[str, Any] = self.status()["use_cases"]["calories"]
+        return told
+
+    def ask(
+        self, path: str, body: object = None, raw: bytes | None = None, kind: str = "application/json"
+    ) -> Answer:
+        """One request through the proxy."""
+        data = raw if raw is not None else None if body is None else json.dumps(body).encode()
+        line = http.client.HTTPConnection("127.0.0.1", self.settings.ports.proxy, timeout=60)
+        with contextlib.closing(line):
+            # a body that is refused for its length is answered before it was sent whole
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                line.request("POST" if data else "GET", path, data, {"content-type": kind})
+            return _answer(line.getresponse())
+
+    def row(self, **changed: object) -> dict[str, object]:
+        """A good request."""
+        use_case = catalog.load("calories")
+        return {**{field.name: field.example for field in use_case.inputs}, **changed}
+
+
+def _answer(answer: Any) -> Answer:
+    text = answer.read()
+    headers = {name.lower(): value for name, value in answer.getheaders()}
+    try:
+        return Answer(answer.status, json.loads(text), headers)
+    except ValueError:
+        return Answer(answer.status, text.decode(), headers)
+
+
+def free_block() -> int:
+    """A base port with a free block of 32 above it."""
+    for base in range(21_000 + os.getpid() % 400 * 32, 60_000, 32):
+        if all(_free(port) for port in range(base, base + 32)):
+            return base
+    raise AssertionError("no free block of ports")
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as asked:
+        asked.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            asked.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def fill(folder: Path) -> None:
+    """The first half of the real persons, or a simulated drop where there are no real files."""
+    real = os.environ.get("TOUCHLINE_REAL_DATA")
+    if not real:
+        write_drop(catalog.load("calories"), folder)
+        return
+    for name in ("exercise", "calories"):
+        head, *rows = (Path(real) / "calories" / f"{name}.csv").read_text().splitlines()
+        (folder / f"{name}-0.csv").write_text("\n".join([head, *rows[:6000]]) + "\n")
+
+
+def add_second_drop(folder: Path) -> None:
+    """The other half."""
+    real = os.environ.get("TOUCHLINE_REAL_DATA")
+    if not real:
+        write_drop(catalog.load("calories"), folder, drop=1)
+        return
+    for name in ("exercise", "calories"):
+        head, *rows = (Path(real) / "calories" / f"{name}.csv").read_text().splitlines()
+        (folder / f"{name}-1.csv").write_text("\n".join([head, *rows[6000:]]) + "\n")
+
+
+def persons(folder: Path, file: str, most: int) -> list[dict[str, str]]:
+    """The first rows of a dropped file."""
+    with (folder / file).open() as lines:
+        return [row for row, _ in zip(csv.DictReader(lines), range(most), strict=False)]
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """Started once a run; stopped and removed whole at its end."""
+    home = Path(tempfile.mkdtemp(prefix="tl-e2e-"))
+    data = Path(tempfile.mkdtemp(prefix="tl-drop-"))
+    fill(data)
+    running = Stack(home / "home", free_block(), data)
+    try:
+        running.output = running.run("up", "--detach")
+        yield running
+    finally:
+        running.run("down", "--purge")
+    assert not running.home.exists()
+    assert all(_free(port) for port in range(running.base_port, running.base_port + 32))
+
+
+def now() -> datetime:
+    """UTC."""
+    return datetime.now(UTC)
+
+
+def descendants(pid: int) -> list[int]:
+    """A keeper's service and everything below it."""
+    return [one.pid for one in keeper.descendants(pid)]
+
+
+def free_ports(base: int) -> bool:
+    """Whether nobody listens on the block any more."""
+    return all(_free(port) for port in range(base, base + 32))

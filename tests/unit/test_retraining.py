@@ -1,0 +1,244 @@
+"""From published rows to a version that may serve: real training, real gate, shipped fakes around it."""
+
+import json
+import shutil
+from datetime import timedelta
+
+import numpy as np
+import pytest
+
+from pipelines import flows, rows
+from pipelines.errors import CheckFailed, GateRefused, NotEnoughData
+from pipelines.steps import gate as gating
+from pipelines.steps.check import compare
+from pipelines.steps.train import assembled, judged_rows
+from tests.builders import NOW, World, real_data, replace, write_drop
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    world = World(tmp_path_factory.mktemp("trained"))
+    write_drop(world.use_case, world.drop)
+    world.ingest()
+    world.promotion = flows.retraining(world.do, NOW)
+    return world
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A small world of its own: 8,000 rows, 20 trees."""
+    made = World(tmp_path)
+    write_drop(made.use_case, made.drop)
+    made.ingest()
+    return made
+
+
+def few_trees(world, n=20, floor=20.0, **changed):
+    gate = world.use_case.gate.model_copy(update={"at_most": floor})
+    part = world.use_case.parts[0]
+    quick = part.model_copy(update={"parameters": {**part.parameters, "n_estimators": n, "learning_rate": 0.5}})
+    world.use_case = world.use_case.model_copy(update={"parts": (quick,), "gate": gate, **changed})
+    return world
+
+
+def record(world):
+    (only,) = world.tools.evidence.book.values()
+    return only
+
+
+def test_the_first_run_ends_with_a_version_that_may_serve(trained):
+    evidence = record(trained)
+    assert trained.promotion.asked_now
+    assert evidence.may_serve
+    assert evidence.gate.champion is None
+    assert evidence.metrics["rmse"] < trained.use_case.gate.at_most
+
+
+def test_the_evidence_names_data_code_lock_seed_and_suites(trained):
+    evidence = record(trained)
+    assert evidence.snapshot.rows == {"exercise": 8000, "burnt": 8000}
+    assert set(evidence.snapshot.suites) == {"exercise", "burnt"}
+    assert [len(x) for x in (evidence.code_digest, evidence.lock_digest, evidence.snapshot.digest)] == [64] * 3
+    assert (evidence.seed, evidence.version, evidence.bento_tag) == (0, "1", "calories:v1")
+
+
+def test_the_second_run_on_the_same_rows_trains_nothing_and_names_the_first(trained):
+    again = flows.retraining(trained.do, NOW + timedelta(hours=1))
+    assert not again.asked_now
+    assert again.version == "1"
+    assert "nothing new: version 1 was promoted on 2026-01-15 12:00:00 UTC" in again.reason
+    assert len(trained.tools.evidence.book) == 1
+
+
+def test_no_held_out_row_is_trained_on_and_the_choice_never_changes(trained):
+    snapshot = record(trained).snapshot
+    judged = judged_rows(trained.tools, trained.use_case, snapshot)
+    learnt = rows.training_rows(trained.use_case, assembled(trained.tools, trained.use_case, snapshot))
+    assert not set(judged["User_ID"]) & set(learnt["User_ID"])
+    assert judged.height + learnt.height == 8000
+    assert 0.17 < judged.height / 8000 < 0.23
+    assert sorted(judged["User_ID"])[:3] == [10000003, 10000023, 10000027]
+
+
+def test_the_entity_is_no_feature(trained):
+    model = trained.tools.tracker.folder(record(trained).run_id)
+    manifest = json.loads((model / "release" / "release.json").read_text())
+    assert "User_ID" not in manifest["feature_names"]
+    assert "User_ID" not in manifest["ranges"]
+
+
+def test_the_release_holds_its_code_its_golden_rows_and_no_pickle(trained):
+    model = trained.tools.tracker.folder(record(trained).run_id)
+    names = {str(file.relative_to(model)) for file in model.rglob("*") if file.is_file()}
+    assert {
+        "release/energy.ubj",
+        "release/energy.onnx",
+        "release/golden.json",
+        "plots/held_out_calories.png",
+    } <= names
+    assert {"code/pipelines/spec.py", "code/pipelines/use_cases/calories.py"} <= names
+    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".joblib"))]
+
+
+def test_training_twice_gives_the_same_bytes(world, tmp_path):
+    few_trees(world)
+    flows.retraining(world.do, NOW)
+    first = world.tools.tracker.folder(record(world).run_id) / "release" / "energy.ubj"
+    kept = first.read_bytes()
+    world.tools.evidence.book.clear()
+    world.tools.tracker.keys.clear()
+    shutil.rmtree(first.parents[1])
+    flows.retraining(world.do, NOW)
+    assert first.read_bytes() == kept
+
+
+def test_a_model_made_worse_on_purpose_is_refused_by_the_interval(world):
+    flows.retraining(few_trees(world, 200).do, NOW)
+    world.tools.registry.point("calories", "champion", "1")
+    with pytest.raises(GateRefused, match=r"against version 1: \+.* margin \+0\.25"):
+        flows.retraining(few_trees(world, 15).do, NOW)
+    assert [each.may_serve for each in world.tools.evidence.book.values()] == [True, False]
+    assert world.tools.registry.runs["calories"] == ["run1"]
+
+
+def test_a_model_above_the_floor_is_refused_without_a_champion_too(world):
+    with pytest.raises(GateRefused, match=r"floor 3$"):
+        flows.retraining(few_trees(world, 2, floor=3).do, NOW)
+
+
+def test_an_equal_model_passes_the_gate(world):
+    flows.retraining(world.do, NOW)
+    world.tools.registry.point("calories", "champion", "1")
+    world.use_case = world.use_case.model_copy(update={"seed": 1})
+    again = flows.retraining(world.do, NOW)
+    assert again.version == "2"
+
+
+def test_too_few_rows_to_judge_by_stop_the_training(tmp_path):
+    world = World(tmp_path)
+    exercise, burnt = world.use_case.simulate(7, 0).values()
+    exercise.head(150).write_csv(world.drop / "exercise.csv")
+    burnt.head(150).write_csv(world.drop / "calories.csv")
+    world.ingest()
+    with pytest.raises(NotEnoughData, match=r"held out; gate\.minimum_rows asks for 100"):
+        flows.retraining(world.do, NOW)
+
+
+def test_nothing_published_is_said(tmp_path):
+    with pytest.raises(NotEnoughData, match=r"nothing is published yet in exercise, burnt"):
+        flows.retraining(World(tmp_path).do, NOW)
+
+
+class Killed(RuntimeError):
+    """What a kill looks like from inside."""
+
+
+STEPS = ("train", "gate", "register", "build", "check", "promote")
+
+
+@pytest.mark.parametrize("after", STEPS)
+def test_killed_after_any_step_the_next_run_ends_with_one_candidate_and_one_version(world, after):
+    few_trees(world, 60)
+
+    def dying(step):
+        run = world.do(step)
+
+        def die_after(*given):
+            result = run(*given)
+            if step.__name__ == after:
+                raise Killed
+            return result
+
+        return die_after
+
+    with pytest.raises(Killed):
+        flows.retraining(dying, NOW)
+    done = flows.retraining(world.do, NOW)
+    assert done.version == "1"
+    assert record(world).may_serve
+    assert world.tools.registry.runs["calories"] == ["run1"]
+    assert done.asked_now == (after != "promote")
+
+
+@pytest.mark.parametrize("lost", ["train", "gate", "register", "build", "check", "promote"])
+def test_killed_inside_a_step_before_its_record_the_next_run_finds_the_work(world, lost):
+    """The service's write happened, the record of it did not."""
+    few_trees(world, 60)
+    book = world.tools.evidence
+
+    class Forgetful:
+        by_key, by_version = book.by_key, book.by_version
+        field = {"gate": "gate", "register": "version", "build": "bento_tag", "check": "check"}.get(
+            lost, "promotion_asked_at"
+        )
+
+        def add(self, evidence):
+            if lost == "train":
+                raise Killed
+            return book.add(evidence)
+
+        def amend(self, key, **fields):
+            if self.field in fields:
+                raise Killed
+            return book.amend(key, **fields)
+
+    kept, world.tools = world.tools, replace(world.tools, evidence=Forgetful())
+    with pytest.raises(Killed):
+        flows.retraining(world.do, NOW)
+    world.tools = kept
+    assert flows.retraining(world.do, NOW).asked_now
+    assert record(world).may_serve
+    assert len(kept.tracker.keys) == 1
+    assert kept.registry.runs["calories"] == ["run1"]
+
+
+def test_a_bento_that_answers_otherwise_fails_the_check(world):
+    few_trees(world, 60)
+    ask = world.tools.builder.ask
+    wrong = lambda *given: {name: values + 1 for name, values in ask(*given).items()}  # ruff: ignore[lambda-assignment]
+    world.tools.builder.ask = wrong
+    with pytest.raises(CheckFailed, match=r"largest difference"):
+        flows.retraining(world.do, NOW)
+    assert not record(world).may_serve
+
+
+def test_a_nan_never_counts_as_parity(trained):
+    offline = {"calories": np.array([1.0, 2.0])}
+    assert not compare(trained.use_case, offline, {"calories": np.array([1.0, np.nan])}).passed
+
+
+def test_a_nan_never_passes_the_gate(trained):
+    nan = {"calories": np.full(500, np.nan)}
+    verdict = gating.judge(trained.use_case, nan, None, np.ones(500), None)
+    assert not verdict.passed
+
+
+def test_real_persons_are_predicted_within_three_kcal(tmp_path):
+    world = World(tmp_path)
+    for name in ("exercise", "calories"):
+        shutil.copyfile(real_data("calories", f"{name}.csv"), world.drop / f"{name}.csv")
+    world.ingest()
+    flows.retraining(world.do, NOW)
+    evidence = record(world)
+    assert 1 < evidence.metrics["rmse"] < 3
+    assert evidence.may_serve
