@@ -122,9 +122,10 @@ cross join lateral (
 ) l
 """
 _JOINED = """
-update labels l set joined = true from in_force f
-where not l.joined and l.use_case = %(use_case)s
-  and l.prediction_id = any(array[f.prediction_id, f.client_id])
+update labels l set joined = true
+where not l.joined and l.use_case = %(use_case)s and l.prediction_id in (
+  select prediction_id from in_force union select client_id from in_force where client_id is not null
+)
 """
 _READ = """
 select seq, requested_at, model_version, shadow, actual, observed_at, first_received_at, label_seq, outputs
@@ -212,7 +213,9 @@ def _join(connection: Connection, use_case: UseCase, window: _Window) -> int:
             superseded,
         )
     connection.execute(_TOUCHED, new)
+    connection.execute("analyze touched")
     connection.execute(_IN_FORCE, new)
+    connection.execute("analyze in_force")
     connection.execute(_JOINED, new)
     rows = connection.execute(_READ).fetchall()
     losses = _losses(use_case, rows)

@@ -227,15 +227,21 @@ class Contract:
             )
 
     def _table(self, rows: Sequence[Any]) -> Rows:
-        values = [msgspec.structs.astuple(row)[: len(self.inputs)] for row in rows]
+        values = [msgspec.structs.astuple(row) for row in rows]
         split = len(self.numbers)
         numbers = np.array([each[:split] for each in values], np.float64).reshape(len(rows), split)
         columns: dict[str, NDArray[Any]] = dict(zip(self.numbers, numbers.T, strict=True))
         for place, name in enumerate(self.texts, split):
             columns[name] = np.array([each[place] for each in values], object)
-        keys = [None if row.key is None else str(row.key) for row in rows]
-        times = [_instant(row.event_time) for row in rows]
-        return Rows(columns, numbers, values, [row.client_id for row in rows], keys, times)
+        ids, keys, times = ([each[place] for each in values] for place in (-3, -2, -1))
+        return Rows(
+            columns,
+            numbers,
+            [each[:-3] for each in values],
+            ids,
+            [None if key is None else str(key) for key in keys],
+            [None if time is None else instant(time) for time in times],
+        )
 
 
 def instant(moment: datetime) -> int:

@@ -50,7 +50,15 @@ def command(bento: Path, port: int, place: str, spool: Path, code: Path) -> tupl
     source = str(bento / "src")
     words = [sys.executable, "-P", "-m", "uvicorn", "service:app", "--app-dir", source]
     words += ["--host", "127.0.0.1", "--port", str(port), "--loop", "uvloop", "--http", "httptools"]
-    words += ["--no-access-log", "--no-server-header", "--log-level", "warning", "--lifespan", "on"]
+    words += [
+        "--no-access-log",
+        "--no-server-header",
+        "--no-proxy-headers",
+        "--log-level",
+        "warning",
+        "--lifespan",
+        "on",
+    ]
     words += ["--timeout-graceful-shutdown", str(GRACE_SECONDS)]
     own = {
         "BENTOML_HOME": str(spool / "bentoml"),

@@ -27,10 +27,10 @@ from tests.conftest import free_port, wait_for
 from tests.places import answers, make_bento, proxied, starting
 from tests.releases import ROW, make_release
 
-PAIRS = 5
-ONE_CLIENT_SECONDS = 2.0
+PAIRS = 12
+ONE_CLIENT_SECONDS = 1.0
 MANY_CLIENTS = 32
-MANY_CLIENTS_SECONDS = 2.5
+MANY_CLIENTS_SECONDS = 1.2
 WARM_UP_SECONDS = 0.5
 
 
