@@ -119,6 +119,8 @@ def status(asked: argparse.Namespace, settings: Settings) -> None:
         sys.stdout.write(f"{one.name:<24} {row}\n")
     for case in cases:
         _write_use_case(case)
+    if trouble is not None:
+        sys.stdout.write(f"\nuse cases cannot be read: {trouble}\n")
 
 
 def _write_use_case(case: "UseCaseStatus") -> None:

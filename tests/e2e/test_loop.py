@@ -153,11 +153,12 @@ def test_labels_meet_their_predictions_once_and_unknown_ones_are_kept(stack):
     assert counts(stack)["1"]["loss_sum"] - before["loss_sum"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_bad_label_names_its_row(stack):
+def test_a_bad_label_names_its_row_and_the_others_are_kept(stack):
     answer = stack.ask(
         "/calories/labels", [{"prediction_id": "x", "actual": 1}, {"prediction_id": "y", "actual": "z"}]
     )
-    assert (answer.status, answer.body["error"]["field"], answer.body["error"]["row"]) == (422, "actual", 1)
+    (error,) = answer.body["errors"]
+    assert (answer.status, answer.body["accepted"], error["field"], error["row"]) == (202, 1, "actual", 1)
 
 
 # --- doing it again ----------------------------------------------------------------------------------------
@@ -221,7 +222,7 @@ def test_the_champion_moved_by_hand_moves_what_serves_without_one_failed_request
 def test_the_champion_moved_to_an_unchecked_version_is_moved_back_and_said(stack):
     client = mlflow_of(stack)
     source = client.get_model_version("calories", "1")
-    bare = client.create_model_version("calories", source.source, run_id=source.run_id)
+    bare = client.create_model_version("calories", source.source, run_id=source.run_id, model_id=source.model_id)
     client.set_registered_model_alias("calories", "champion", bare.version)
     wait_for(
         lambda: event_told(stack, f"to version {bare.version}, which has not passed gate and check"), "the event"
@@ -269,13 +270,14 @@ OTHERS = ("airflow-api-server", "airflow-triggerer", "postgres")
 
 
 def service(stack, name):
-    return next(each for each in stack.status()["services"] if each["name"].startswith(name))
+    running = (each for each in stack.status()["services"] if each["state"] == "RUNNING")
+    return next((each for each in running if each["name"].startswith(name)), {"state": "away", "pid": 0})
 
 
 def kill(stack, name):
     """Kill the service's own process, below its keeper."""
-    one = service(stack, name)
-    below = world.descendants(one["pid"])
+    wait_for(lambda: is_back(stack, name, 0), f"{name} to run", 60)
+    below = world.descendants(service(stack, name)["pid"])
     os.kill(below[0], signal.SIGKILL)
     return below[0]
 
@@ -303,7 +305,8 @@ def test_a_killed_proxy_comes_back_and_nothing_answered_is_lost(stack):
         wait_for(lambda: is_back(stack, "proxy", killed), "the proxy to come back", 240)
         answered = len(client.ids)
         wait_for(lambda: len(client.ids) > answered + 50, "answers after it")
-    assert all("Connection" in told or "Remote" in told for told in client.failed), client.failed[:3]
+    answered_wrongly = [told for told in client.failed if told[0].isdigit()]
+    assert answered_wrongly == []
     wait_for(lambda: logged(stack, client.ids) == len(set(client.ids)), "every answer in the log", 120)
 
 
