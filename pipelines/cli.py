@@ -104,12 +104,15 @@ def status(asked: argparse.Namespace, settings: Settings) -> None:
     from pipelines.overview import overview
 
     told = read(settings)
-    cases = overview(settings, datetime.now(UTC)) if told.running else ()
+    cases: tuple[UseCaseStatus, ...] = ()
+    trouble = None
+    try:
+        cases = overview(settings, datetime.now(UTC)) if told.running else ()
+    except ServiceAway as away:
+        trouble = str(away)
     if asked.json:
-        write_json({
-            **told.as_json(),
-            "use_cases": {each.use_case: each.model_dump(mode="json") for each in cases},
-        })
+        by_name = {each.use_case: each.model_dump(mode="json") for each in cases}
+        write_json({**told.as_json(), "use_cases": by_name, "trouble": trouble})
         return
     for name, value in told.as_json().items():
         if name != "services":
