@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines import settings as settings_of
-from pipelines.errors import Final, TouchlineError
+from pipelines.errors import Final, ServiceAway, TouchlineError
 from pipelines.settings import Settings
 
 if TYPE_CHECKING:

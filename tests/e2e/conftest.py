@@ -5,6 +5,7 @@ import csv
 import http.client
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -161,6 +162,8 @@ def stack() -> Iterator[Stack]:
         yield running
     finally:
         running.run("down", "--purge")
+        shutil.rmtree(home)
+        shutil.rmtree(data)
     assert not running.home.exists()
     assert all(_free(port) for port in range(running.base_port, running.base_port + 32))
 
