@@ -17,7 +17,6 @@ import numpy as np
 from bentos import build as bento
 from pipelines.catalog import Found
 from pipelines.errors import CheckFailed
-from pipelines.rollout.reconciler import is_ready
 from pipelines.serving import place
 from pipelines.spec import Outputs, UseCase
 
@@ -89,7 +88,7 @@ def _started(folder: Path, places: Path, made: Path) -> Generator[str]:
 
 def _await_ready(process: subprocess.Popen[bytes], port: int, folder: Path, log: Path) -> None:
     deadline = time.monotonic() + READY_SECONDS
-    while not is_ready(port):
+    while not place.is_ready(port):
         if process.poll() is not None or time.monotonic() > deadline:
             raise CheckFailed(f"{folder.name} does not get ready: {log.read_text()[-800:]}")
         time.sleep(0.1)

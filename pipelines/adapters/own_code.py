@@ -4,8 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pipelines.adapters import score
 from pipelines.errors import BadRelease
-from pipelines.serving import score
 from pipelines.spec import Columns, Outputs
 
 PATIENCE_SECONDS = 600
@@ -24,7 +24,7 @@ class OwnCodeScorer:
 
 
 def _run(model: Path, library: str, columns: Columns) -> Outputs:
-    command = [sys.executable, "-P", "-m", "pipelines.serving.score", str(model / "release"), library]
+    command = [sys.executable, "-P", "-m", "pipelines.adapters.score", str(model / "release"), library]
     done = subprocess.run(
         command,
         input=score.pack(columns),

@@ -162,7 +162,7 @@ def declared(settings: Settings) -> tuple[Service, ...]:
         _mlflow(settings),
         *_airflow(settings),
         _proxy(settings),
-        _own(settings, "reconciler", "pipelines.rollout.reconciler"),
+        _own(settings, "reconciler", "pipelines.rollout"),
         _own(settings, "shipper", "pipelines.predictions.shipper"),
     )
 

@@ -1,4 +1,4 @@
-"""`python -m pipelines.rollout.reconciler`: every few seconds, makes what serves follow the wish (law L7).
+"""The reconciler: makes what serves follow the wish (law L7), round after round.
 
 The wish is the registry's alias and what flows asked for. Each change is recorded first, then the proxy
 follows, then the alias, then the processes; all of that is derived from the record, so a kill between any
@@ -6,27 +6,21 @@ two of them is mended by the next round.
 """
 
 import logging
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 
 from pipelines import catalog
 from pipelines.adapters.postgres_book import PostgresBook
-from pipelines.errors import TouchlineError
 from pipelines.rollout.processes import Processes
 from pipelines.rollout.proxy import Backend, Line, Proxy
 from pipelines.rollout.serving import Change, Place, Seen, Serving, decide
+from pipelines.serving.place import is_ready
 from pipelines.settings import Settings
 from pipelines.spec import UseCase
 from pipelines.steps.gate import CHAMPION
 from pipelines.tools import Event, Evidence, Registry
 
 log = logging.getLogger(__name__)
-PAUSE_SECONDS = 1.0
-READY_SECONDS = 2.0
 UNWELL_ROUNDS = 30
 """Rounds that a place may stay unready before its process is started anew."""
 SERVED = "served"
@@ -158,40 +152,3 @@ def _line(place: Place) -> Line:
     if place.role == "stable":
         return Line(place.line, place.port, 100, "stable")
     return Line(place.line, place.port, 0, "previous")
-
-
-def is_ready(port: int) -> bool:
-    """Whether a place has answered its golden rows."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=READY_SECONDS) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def main() -> int:
-    """Reconcile until the end; a service that is away is waited for."""
-    from pipelines import wiring
-
-    settings = wiring.settings()
-    reconciler = wiring.reconciler(settings)
-    leader = wiring.locks(settings)
-    while True:
-        try:
-            with leader.hold("reconciler"):
-                log.info("this process reconciles %s", settings.home)
-                run(reconciler)
-        except TouchlineError as away:
-            log.warning("%s", away)
-            time.sleep(PAUSE_SECONDS)
-
-
-def run(reconciler: Reconciler) -> None:
-    """Rounds without end; an error ends the leadership, so that another may try."""
-    while True:
-        reconciler.round(datetime.now(UTC))
-        time.sleep(PAUSE_SECONDS)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

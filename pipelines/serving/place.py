@@ -5,6 +5,8 @@ import os
 import shutil
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from pipelines.errors import BadRelease
 from pipelines.serving import digest
 
 CODE, NAME, SPOOL = "TOUCHLINE_PLACE_CODE", "TOUCHLINE_PLACE", "TOUCHLINE_SPOOL"
+READY_SECONDS = 2.0
 GRACE_SECONDS = 10
 """How long a stopping place may take to finish what it is answering."""
 
@@ -81,3 +84,12 @@ def environment(code: Path) -> dict[str, str]:
         "OMP_WAIT_POLICY": "passive",
         CODE: str(code),
     }
+
+
+def is_ready(port: int) -> bool:
+    """Whether a place has answered its golden rows."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=READY_SECONDS) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False

@@ -1,4 +1,4 @@
-"""`python -m pipelines.serving.score RELEASE [LIBRARY]`: answer columns from standard input, in this code.
+"""`python -m pipelines.adapters.score RELEASE [LIBRARY]`: answer columns from standard input, in this code.
 
 Columns come and outputs go as msgpack; LIBRARY is `onnx` (what a place runs) or `training` (what trained it).
 """
@@ -22,7 +22,7 @@ def pack(columns: Columns) -> bytes:
 
 
 def _cells(values: NDArray[np.float64]) -> list[object]:
-    return [None if cell != cell else cell for cell in values.tolist()]  # noqa: PLR0124: NaN alone differs from itself
+    return [None if cell != cell else cell for cell in values.tolist()]  # NaN alone differs from itself
 
 
 def unpack_outputs(packed: bytes) -> Outputs:
