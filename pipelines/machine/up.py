@@ -53,6 +53,8 @@ def up(settings: Settings, *, detach: bool = False) -> None:
             with _alone(settings.at):
                 started = _bring_up(settings, supervisor)
                 failure = _main_job(settings)
+                if failure is None:
+                    _await_answer(settings)
             _farewell(settings)
             if started and not detach:
                 say("Ctrl-C stops everything.")
@@ -258,9 +260,13 @@ def _main_job(settings: Settings) -> Final | None:
         if job.state != "success":
             return Final(f"{dag} failed; see its log above, or the run in Airflow: {rest.url}/dags/{dag}")
     _done(settings).touch()
+    return None
+
+
+def _await_answer(settings: Settings) -> None:
+    """The reconciler lets serve what was promoted; after a start it brings the places back."""
     with step(f"waiting until {settings.use_case} serves"):
         _until(lambda: first_answer.serves(settings), f"{settings.use_case}'s endpoint", settings)
-    return None
 
 
 def _await_dags(rest: AirflowRest, names: set[str], settings: Settings) -> None:

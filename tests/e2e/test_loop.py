@@ -222,7 +222,9 @@ def test_the_champion_moved_by_hand_moves_what_serves_without_one_failed_request
 def test_the_champion_moved_to_an_unchecked_version_is_moved_back_and_said(stack):
     client = mlflow_of(stack)
     source = client.get_model_version("calories", "1")
-    bare = client.create_model_version("calories", source.source, run_id=source.run_id, model_id=source.model_id)
+    bare = client.create_model_version(
+        "calories", source.source, run_id=source.run_id, model_id=source.source.removeprefix("models:/")
+    )
     client.set_registered_model_alias("calories", "champion", bare.version)
     wait_for(
         lambda: event_told(stack, f"to version {bare.version}, which has not passed gate and check"), "the event"
