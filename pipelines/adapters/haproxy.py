@@ -79,19 +79,31 @@ class HAProxy:
         self.write(backends)
         if f"\ndescription: {_structure(backends)}" not in self._ask("show info"):
             self._reload()
-        running = self._servers()
-        wished = [(backend, line) for backend in backends for line in _all_lines(backend)]
-        begin = [word for backend, line in wished if line.port for word in _begin(backend, line, running)]
-        maps = [
-            f"set map {self._folder}/{name}.map {key} {value}"
-            for name, entries in _maps(backends).items()
-            for key, value in entries.items()
-            if (name, value) != ("role", _NONE)  # what a leaving line still answers keeps its role
-        ]
-        end = [word for backend, line in wished if not line.port for word in _end(backend, line, running)]
-        for words in (begin, maps, end):
+        for words in self._steps(backends, self._servers()):
             if words:
                 self._ask(";".join(words))
+
+    def _steps(
+        self, backends: tuple[Backend, ...], running: dict[tuple[str, str], dict[str, str]]
+    ) -> Iterator[list[str]]:
+        """Requests come in between any two commands, so at no moment may there be nobody to answer:
+        name the roles, let lines begin, move the shares, and only then let lines end."""
+        wished = [(backend, line) for backend in backends for line in _all_lines(backend)]
+        maps = _maps(backends)
+        role = maps.pop("role")
+        yield self._set(
+            "role", {key: value for key, value in role.items() if value != _NONE}
+        )  # leaving ones keep it
+        yield [word for backend, line in wished if _balanced(line) for word in _begin(backend, line, running)]
+        yield [
+            word for backend, line in wished if line.role == "canary" for word in _begin(backend, line, running)
+        ]
+        yield [word for name, entries in maps.items() for word in self._set(name, entries)]
+        yield [word for backend, line in wished if not _balanced(line) for word in _begin(backend, line, running)]
+        yield [word for backend, line in wished for word in _end(backend, line, running)]
+
+    def _set(self, name: str, entries: dict[str, object]) -> list[str]:
+        return [f"set map {self._folder}/{name}.map {key} {value}" for key, value in entries.items()]
 
     def counters(self) -> tuple[Counters, ...]:
         """What each line that runs did since the proxy started."""
@@ -154,7 +166,7 @@ def _all_lines(backend: Backend) -> list[Line]:
 
 def _balanced(line: Line) -> int:
     """HAProxy's own weight: only stable lines are balanced, the canary is chosen by its share."""
-    return line.weight if line.role == "stable" else 0
+    return line.weight if line.role == "stable" and line.port else 0
 
 
 def _server(line: Line) -> str:
@@ -179,6 +191,8 @@ def _maps(backends: tuple[Backend, ...]) -> dict[str, dict[str, object]]:
 
 
 def _begin(backend: Backend, line: Line, running: dict[tuple[str, str], dict[str, str]]) -> Iterator[str]:
+    if line.port is None:
+        return
     server, now = f"to_{backend.use_case}/{line.name}", running[backend.use_case, line.name]
     if now["srv_port"] != str(line.port):
         yield f"set server {server} addr 127.0.0.1 port {line.port}"
@@ -189,7 +203,8 @@ def _begin(backend: Backend, line: Line, running: dict[tuple[str, str], dict[str
 
 
 def _end(backend: Backend, line: Line, running: dict[tuple[str, str], dict[str, str]]) -> Iterator[str]:
-    if not int(running[backend.use_case, line.name]["srv_admin_state"]) & _IN_MAINTENANCE:
+    runs = not int(running[backend.use_case, line.name]["srv_admin_state"]) & _IN_MAINTENANCE
+    if line.port is None and runs:
         yield f"set server to_{backend.use_case}/{line.name} state maint"
 
 
