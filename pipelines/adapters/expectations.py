@@ -58,8 +58,13 @@ def _load(file: Path) -> "ExpectationSuite":
 
 def _batch(rows: pl.DataFrame) -> "Batch":
     import great_expectations as gx
+    from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults
 
-    context = gx.get_context(mode="ephemeral")
+    # without this each validation leaves a temporary folder behind
+    memory = InMemoryStoreBackendDefaults(init_temp_docs_sites=False)
+    context = gx.get_context(
+        mode="ephemeral", project_config=DataContextConfig(store_backend_defaults=memory, analytics_enabled=False)
+    )
     context.variables.progress_bars = {"globally": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

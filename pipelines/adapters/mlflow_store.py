@@ -1,6 +1,9 @@
 """MLflow 3: runs, versions, aliases. No pickle: a model is a folder of parts with a loader module."""
 
+import json
+import logging
 import shutil
+import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +58,8 @@ class MlflowStore:
             self._end_leftovers(use_case.name, run.training_key)
             mlflow.set_tracking_uri(self.url)
             mlflow.set_experiment(use_case.name)
-            with mlflow.start_run(tags={KEY: run.training_key, **run.facts}) as started:
+            tags = {KEY: run.training_key, **run.facts}
+            with _quiet(), mlflow.start_run(run_name=f"snapshot-{run.data}", tags=tags) as started:
                 mlflow.log_params(run.parameters)
                 mlflow.log_metrics(run.metrics)
                 mlflow.log_input(_dataset(run), context="training")
@@ -65,7 +69,7 @@ class MlflowStore:
                     loader_module=LOADER,
                     data_path=str(run.folder / "release"),
                     code_paths=[str(path) for path in sorted((run.folder / "code").iterdir())],
-                    signature=_signature(use_case),
+                    signature=_signature(use_case, run.folder / "release"),
                     pip_requirements=_requirements(),
                 )
         return str(started.info.run_id)
@@ -180,9 +184,26 @@ def _dataset(run: RunRecord) -> MetaDataset:
     return MetaDataset(source, name=f"snapshot-{run.data}", digest=run.data[:8])
 
 
-def _signature(use_case: UseCase) -> ModelSignature:
-    """Raw inputs, as a request names them; outputs are only known by their names."""
-    return ModelSignature(inputs=Schema([_column(field) for field in use_case.inputs]))
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Without the advice that a person cannot follow: signature and requirements are given."""
+    chatty = logging.getLogger("mlflow")
+    before = chatty.level
+    chatty.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    finally:
+        chatty.setLevel(before)
+
+
+def _signature(use_case: UseCase, release: Path) -> ModelSignature:
+    """Raw inputs, as a request names them, and the outputs that the golden rows have."""
+    inputs = Schema([_column(field) for field in use_case.inputs])
+    golden = json.loads((release / "golden.json").read_bytes())
+    outputs = Schema([ColSpec(DataType.double, name) for name in golden["outputs"][0]])
+    return ModelSignature(inputs=inputs, outputs=outputs)
 
 
 def _column(field: Field) -> ColSpec:

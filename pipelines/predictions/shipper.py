@@ -44,6 +44,7 @@ _PREDICTION_COLUMNS = (
     "latency_ms",
     "decision",
     "shadow",
+    "role",
 )
 _LABEL_COLUMNS = (
     "use_case",
@@ -246,6 +247,7 @@ def _rows_of(header: Header, record: Predictions) -> Iterator[Row]:
             record.latency_us / 1000,
             decisions[place],
             record.shadow,
+            record.role,
         )
 
 

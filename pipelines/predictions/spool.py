@@ -59,6 +59,8 @@ class Predictions(msgspec.Struct, tag="p", array_like=True, gc=False):
     shadow: bool = False
     decisions: list[str | None] | None = None
     """What was decided on the answer, where a decision policy exists."""
+    role: str | None = None
+    """What the proxy took the place for (stable, canary); None where no proxy asked."""
 
 
 class Labels(msgspec.Struct, tag="l", array_like=True, gc=False):

@@ -190,6 +190,7 @@ class Answers:
             rows.event_times,
             [list(values) for values in zip(*rows.values, strict=True)],
             [outputs[name] for name in self._predictor.output_names],
+            role=asked.role,
         )
         self._spool.append(record)
         self.meter.rows += len(places)

@@ -16,6 +16,7 @@ from pipelines.tools import Content, Finding, Tools, Unreadable
 log = logging.getLogger(__name__)
 CHANGED_TYPE = 0.5
 """Share of a column's cells that do not read as its type, from which on the batch as a whole is refused."""
+MOST_REASONS = 20
 WORDS = {"number": "a number", "integer": "a whole number"}
 
 
@@ -53,6 +54,7 @@ def _judge(tools: Tools, table: Table, batch: Batch, now: datetime) -> CheckedBa
     uri.parent.mkdir(parents=True, exist_ok=True)
     whole.write_parquet(uri.with_suffix(".partial"))
     uri.with_suffix(".partial").replace(uri)
+    _tell(table, batch, whole)
     failed = [*_changed_types(rows, table), *(f.reason for f in findings if f.severity == "critical")]
     return CheckedBatch(
         batch=batch,
@@ -62,6 +64,14 @@ def _judge(tools: Tools, table: Table, batch: Batch, now: datetime) -> CheckedBa
         broken=whole.filter(pl.col("_reasons").list.len() > 0).height,
         warnings=tuple(_warnings(findings)),
     )
+
+
+def _tell(table: Table, batch: Batch, rows: pl.DataFrame) -> None:
+    """The reasons, the most frequent first, each with its first rows: enough to mend the source."""
+    broken = rows.select("_row", reason="_reasons").explode("reason").drop_nulls()
+    by_reason = broken.group_by("reason").agg(pl.len(), first=pl.col("_row").head(3)).sort("len", descending=True)
+    for reason, count, first in by_reason.head(MOST_REASONS).iter_rows():
+        log.warning("table=%s file=%s %d rows: %s (rows %s …)", table.name, batch.file, count, reason, first)
 
 
 def _findings(

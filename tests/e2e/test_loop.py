@@ -57,6 +57,14 @@ def test_an_answer_names_its_version_its_role_and_its_record(stack):
     assert set(answer.body) == {"prediction_id", "output", "model_version", "warnings"}
     assert answer.headers["x-model-version"] == answer.body["model_version"]
     assert answer.headers["x-slot"] == "stable"
+    ids = [answer.body["prediction_id"]]
+    wait_for(lambda: logged(stack, ids) == 1, "the record")
+    with psycopg.connect(stack.settings.database) as connection:
+        query = (
+            "select client_id, entity_key, role, model_version, outputs from predictions where prediction_id = %s"
+        )
+        recorded = connection.execute(query, (ids[0],)).fetchone()
+    assert recorded == ("mine", "7", "stable", "1", answer.body["output"])
 
 
 def test_the_model_route_tells_what_answers(stack):

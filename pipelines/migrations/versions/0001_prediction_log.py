@@ -20,6 +20,7 @@ create table predictions (
   event_time timestamptz not null,
   requested_at timestamptz not null,
   place text not null,
+  role text,
   model_version text not null,
   bento_digest text not null,
   inputs jsonb not null,
