@@ -33,8 +33,6 @@ class Ports(NamedTuple):
     airflow: int
     mlflow: int
     postgres: int
-    airflow_logs: int
-    triggerer_logs: int
     places: tuple[int, ...]
 
 
@@ -182,15 +180,8 @@ class Settings(BaseSettings):
     def ports(self) -> Ports:
         """The block of ports."""
         base = self.base_port
-        return Ports(
-            base,
-            base + 1,
-            base + 2,
-            base + 3,
-            base + 4,
-            base + 5,
-            tuple(range(base + 16, base + 16 + PLACES)),
-        )
+        places = tuple(range(base + 16, base + 16 + PLACES))
+        return Ports(base, base + 1, base + 2, base + 3, places)
 
     @property
     def database(self) -> str:

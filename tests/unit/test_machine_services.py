@@ -78,13 +78,6 @@ def test_variables_that_lead_elsewhere_reach_no_service() -> None:
     assert kept["PATH"].endswith(f"{os.pathsep}/bin")
 
 
-def test_a_service_whose_module_or_file_is_missing_is_not_started(tmp_path: Path) -> None:
-    there = Service("a", ("python", "-m", "json"))
-    missing = Service("b", ("python", "-m", "pipelines.nothing"))
-    unwritten = Service("c", ("haproxy", "-f", str(tmp_path / "cfg")))
-    assert services.present((there, missing, unwritten)) == (there,)
-
-
 def test_a_shell_that_evaluates_the_exports_reads_the_secrets_from_their_files(settings: Settings) -> None:
     lines = exports(settings)
     told = subprocess.run(
