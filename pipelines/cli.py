@@ -133,11 +133,9 @@ def _write_use_case(case: "UseCaseStatus") -> None:
         sys.stdout.write(f"  place {place.line} port {place.port} {place.role:<8} version {place.version}\n")
     _write_ledgers(case.ledger)
     for counts in case.labels:
-        loss = "-" if counts.mean_loss is None else f"{counts.mean_loss:.4g}"
-        sys.stdout.write(
-            f"  version {counts.model_version}: {counts.recorded:,} predictions, {counts.labelled:,} labelled, "
-            f"{counts.pending:,} pending, {counts.expired:,} expired, mean loss {loss}\n"
-        )
+        known = ", ".join(f"{counts[name]:,} {name}" for name in ("recorded", "labelled", "pending", "expired"))
+        loss = "-" if counts["mean_loss"] is None else f"{counts['mean_loss']:.4g}"
+        sys.stdout.write(f"  predictions of version {counts['model_version']}: {known}, mean loss {loss}\n")
     sys.stdout.write(f"  labels of unknown ids {case.orphan_labels:,}, by key {case.keyed_labels:,}\n")
     for event in case.events:
         sys.stdout.write(f"  {event.at:%Y-%m-%d %H:%M:%S} {event.kind}: {event.message}\n")

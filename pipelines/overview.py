@@ -13,22 +13,6 @@ from pipelines.spec import Frozen, UseCase
 from pipelines.tools import Event
 
 
-class Labels(Frozen):
-    """Predictions of one version by what is known of them: recorded = labelled + pending + expired."""
-
-    model_version: str
-    recorded: int
-    labelled: int
-    pending: int
-    expired: int
-    late: int
-    superseded: int
-    shadow: int
-    scored: int
-    loss_sum: float
-    mean_loss: float | None
-
-
 class UseCaseStatus(Frozen):
     """One use case, by what was committed and recorded."""
 
@@ -40,7 +24,8 @@ class UseCaseStatus(Frozen):
     bento: str | None
     places: tuple[Place, ...]
     ledger: tuple[Ledger, ...]
-    labels: tuple[Labels, ...]
+    labels: tuple[dict[str, str | int | float | None], ...]
+    """One a version, as `label_clock.Version` names them, with the mean loss."""
     orphan_labels: int
     keyed_labels: int
     events: tuple[Event, ...]
@@ -73,7 +58,7 @@ def _one(settings: Settings, use_case: UseCase, now: datetime) -> UseCaseStatus:
         bento=None if evidence is None else evidence.bento_tag,
         places=serving.places,
         ledger=ledgers(settings, use_case),
-        labels=tuple(Labels(**each._asdict(), mean_loss=each.mean_loss) for each in counted.versions),
+        labels=tuple({**each._asdict(), "mean_loss": each.mean_loss} for each in counted.versions),
         orphan_labels=counted.orphans,
         keyed_labels=counted.keyed,
         events=tuple(book.events(use_case.name, 5)),

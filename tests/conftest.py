@@ -56,7 +56,7 @@ def home() -> Iterator[Home]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL with the three databases, alone for this session; gone afterwards, whole.
+    """A PostgreSQL with the three databases, alone for these tests; gone afterwards, whole.
 
     Its keeper stops it also when the tests are killed.
     """

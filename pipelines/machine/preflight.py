@@ -88,7 +88,7 @@ def taken(settings: Settings) -> Iterator[tuple[str, int]]:
     block = settings.ports
     named = {name: getattr(block, name) for name in ("proxy", "airflow", "mlflow", "postgres")}
     for name, port in (*named.items(), *((f"place {n}", port) for n, port in enumerate(block.places))):
-        if not _is_free(port):
+        if not is_free(port):
             yield name, port
 
 
@@ -101,7 +101,7 @@ def ports(settings: Settings) -> None:
         )
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
     """Whether a server could listen there; connections that linger after a stop do not count."""
     with socket.socket() as asked:
         asked.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from pipelines import lake
+from pipelines.lake import dtype
 from pipelines.records import Arrivals, Batch, CheckedArrivals, CheckedBatch
 from pipelines.spec import Field, Table, UseCase
 from pipelines.tools import Content, Finding, Tools, Unreadable
@@ -17,6 +18,8 @@ log = logging.getLogger(__name__)
 CHANGED_TYPE = 0.5
 """Share of a column's cells that do not read as its type, from which on the batch as a whole is refused."""
 MOST_REASONS = 20
+EXACT = 2.0**53
+"""Up to here a float holds every whole number."""
 WORDS = {"number": "a number", "integer": "a whole number"}
 
 
@@ -51,11 +54,12 @@ def _judge(tools: Tools, table: Table, batch: Batch, now: datetime) -> CheckedBa
     findings = _findings(tools, table, rows, suite, batch, now)
     judged = _with_reasons(rows, findings)
     whole = pl.concat([judged, _ragged(content, judged)], how="vertical").sort("_row")
-    uri.parent.mkdir(parents=True, exist_ok=True)
-    whole.write_parquet(uri.with_suffix(".partial"))
-    uri.with_suffix(".partial").replace(uri)
+    _keep(whole, uri)
     _tell(table, batch, whole)
-    failed = [*_changed_types(rows, table), *(f.reason for f in findings if f.severity == "critical")]
+    failed = [
+        *_wrong_columns(content.rows, rows, table),
+        *(f.reason for f in findings if f.severity == "critical"),
+    ]
     return CheckedBatch(
         batch=batch,
         uri=str(uri),
@@ -64,6 +68,13 @@ def _judge(tools: Tools, table: Table, batch: Batch, now: datetime) -> CheckedBa
         broken=whole.filter(pl.col("_reasons").list.len() > 0).height,
         warnings=tuple(_warnings(findings)),
     )
+
+
+def _keep(rows: pl.DataFrame, uri: Path) -> None:
+    """The file gets its name when it is whole."""
+    uri.parent.mkdir(parents=True, exist_ok=True)
+    rows.write_parquet(uri.with_suffix(".partial"))
+    uri.with_suffix(".partial").replace(uri)
 
 
 def _tell(table: Table, batch: Batch, rows: pl.DataFrame) -> None:
@@ -90,37 +101,46 @@ def _warnings(findings: tuple[Finding, ...]) -> list[str]:
 def _typed(rows: pl.DataFrame, table: Table) -> pl.DataFrame:
     """Declared columns in their types, the row as it came in `_raw`, cells that are no value in `_reasons`."""
     present = [column for column in table.columns if column.name in rows.columns]
+    absent = [column for column in table.columns if column.name not in rows.columns]
     names = [name for name in rows.columns if name != "_row"]
-    faults = [fault for column in present if (fault := _fault(column)) is not None]
-    reasons = pl.concat_list(faults).list.drop_nulls() if faults else pl.lit([], pl.List(pl.String))
     return rows.select(
         "_row",
         *(_cast(column).alias(column.name) for column in present),
+        *(pl.lit(None, dtype(column)).alias(column.name) for column in absent if column.optional),
         _raw=pl.struct(names).struct.json_encode(),
-        _reasons=reasons,
+        _reasons=pl.concat_list([_fault(column, table) for column in present]).list.drop_nulls(),
     )
 
 
 def _cast(column: Field) -> pl.Expr:
+    """Text as its type, null where it is none; whole numbers keep all their digits, `29.0` is one too."""
     cell = pl.col(column.name)
     if column.type == "text":
         return cell
-    value = cell.str.strip_chars().cast(pl.Float64, strict=False)
-    value = pl.when(value.is_finite()).then(value)
-    if column.type == "integer":
-        value = pl.when(value == value.round()).then(value).cast(pl.Int64, strict=False)
-    return value
+    number = cell.str.strip_chars().cast(pl.Float64, strict=False)
+    number = pl.when(number.is_finite()).then(number)
+    if column.type == "number":
+        return number
+    written_as_float = pl.when((number == number.round()) & (number.abs() < EXACT)).then(number)
+    return pl.coalesce(cell.str.strip_chars().cast(pl.Int64, strict=False), written_as_float.cast(pl.Int64))
 
 
-def _fault(column: Field) -> pl.Expr | None:
+def _fault(column: Field, table: Table) -> pl.Expr:
+    """Why a cell cannot be: it is no value of its type, or a part of the key is missing."""
+    cell = pl.col(column.name)
+    missing = cell.is_null() if column.name in table.key else pl.lit(False)
     if column.type == "text":
-        return None
-    told = pl.format("{}: {} is not {}", pl.lit(column.name), pl.col(column.name), pl.lit(WORDS[column.type]))
-    return pl.when(pl.col(column.name).is_not_null() & _cast(column).is_null()).then(told)
+        return pl.when(missing).then(pl.lit(f"{column.name} is missing"))
+    told = pl.format("{}: {} is not {}", pl.lit(column.name), cell, pl.lit(WORDS[column.type]))
+    no_value = cell.is_not_null() & _cast(column).is_null()
+    return pl.when(missing).then(pl.lit(f"{column.name} is missing")).when(no_value).then(told)
 
 
-def _changed_types(rows: pl.DataFrame, table: Table) -> list[str]:
-    told = []
+def _wrong_columns(raw: pl.DataFrame, rows: pl.DataFrame, table: Table) -> list[str]:
+    """Columns that are not there, and those whose cells are mostly no values of the declared type."""
+    told = [
+        f"no column {each.name}" for each in table.columns if each.name not in raw.columns and not each.optional
+    ]
     for column in table.columns:
         wrong = rows["_reasons"].list.eval(pl.element().str.starts_with(f"{column.name}: ")).list.any().sum()
         if rows.height and wrong / rows.height > CHANGED_TYPE:

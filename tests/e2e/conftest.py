@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ import pytest
 
 from pipelines import catalog
 from pipelines import settings as settings_of
-from pipelines.machine import keeper
+from pipelines.machine import keeper, preflight
 from pipelines.settings import Settings
 from tests.builders import write_drop
 
@@ -107,19 +106,9 @@ def _answer(answer: Any) -> Answer:
 def free_block() -> int:
     """A base port with a free block of 32 above it."""
     for base in range(21_000 + os.getpid() % 400 * 32, 60_000, 32):
-        if all(_free(port) for port in range(base, base + 32)):
+        if all(preflight.is_free(port) for port in range(base, base + 32)):
             return base
     raise AssertionError("no free block of ports")
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as asked:
-        asked.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            asked.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def fill(folder: Path) -> None:
@@ -165,7 +154,7 @@ def stack() -> Iterator[Stack]:
         shutil.rmtree(home)
         shutil.rmtree(data)
     assert not running.home.exists()
-    assert all(_free(port) for port in range(running.base_port, running.base_port + 32))
+    assert all(preflight.is_free(port) for port in range(running.base_port, running.base_port + 32))
 
 
 def now() -> datetime:
@@ -180,4 +169,4 @@ def descendants(pid: int) -> list[int]:
 
 def free_ports(base: int) -> bool:
     """Whether nobody listens on the block any more."""
-    return all(_free(port) for port in range(base, base + 32))
+    return all(preflight.is_free(port) for port in range(base, base + 32))

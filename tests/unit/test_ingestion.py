@@ -145,6 +145,27 @@ def test_a_missing_column_fails_the_batch_and_is_named(world):
     )
 
 
+def test_a_missing_column_fails_the_batch_also_where_the_suite_does_not_ask(world, tmp_path):
+    suite = tmp_path / "suites" / "exercise.json"
+    suite.parent.mkdir()
+    suite.write_text('{"name": "exercise", "expectations": []}')
+    world.tools = replace(world.tools, found=world.tools.found._replace(expectations=suite.parent))
+    (world.drop / "exercise.csv").write_text("User_ID,Gender\n1,male\n")
+    arrivals = receive(world.tools, world.use_case, "exercise", NOW)
+    checked = validate(world.tools, world.use_case, arrivals, NOW)
+    assert "no column Age; no column Height" in checked.batches[0].failed
+    assert counts(publish(world.tools, world.use_case, checked)) == {"arrived": 1, "quarantined": 1}
+
+
+def test_a_row_without_its_key_is_quarantined_and_long_ids_keep_every_digit(world):
+    (world.drop / "exercise.csv").write_text(
+        EXERCISE + GOOD.replace("1,male", ",male").replace("2,fem", "9007199254740993,fem")
+    )
+    assert counts(world.ingest()["exercise"]) == {"arrived": 2, "published": 1, "quarantined": 1}
+    assert aside(world)["reasons"][0].to_list() == ["User_ID is missing"]
+    assert rows(world)["User_ID"].to_list() == [9007199254740993]
+
+
 def test_a_further_column_does_no_harm(world):
     head, *lines = (EXERCISE + GOOD).splitlines()
     (world.drop / "exercise.csv").write_text(
