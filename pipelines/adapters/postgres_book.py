@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import LiteralString
 
@@ -18,6 +18,7 @@ from pipelines.tools import Event, Evidence
 
 CONNECT_SECONDS = 5
 POLL_SECONDS = 0.2
+_AMEND = "update candidates set evidence = evidence || %s where training_key = %s returning evidence"
 
 
 @contextmanager
@@ -55,10 +56,7 @@ class PostgresBook:
         """Set fields and leave the others as they are, also when another amends at the same time."""
         changed = Evidence.model_construct(**fields).model_dump(mode="json", include=set(fields))  # type: ignore[arg-type]
         with connected(self._url) as connection:
-            row = connection.execute(
-                "update candidates set evidence = evidence || %s where training_key = %s returning evidence",
-                (Jsonb(changed), training_key),
-            ).fetchone()
+            row = connection.execute(_AMEND, (Jsonb(changed), training_key)).fetchone()
         if row is None:
             raise KeyError(training_key)
         return Evidence.model_validate(row[0])
@@ -101,8 +99,13 @@ class PostgresBook:
             rows = connection.execute("select state from serving order by use_case").fetchall()
         return [Serving.model_validate(row[0]) for row in rows]
 
-    def record(self, serving: Serving, events: tuple[Event, ...] = ()) -> None:
-        """State and what is to be said of it, in one transaction; a generation is written once."""
+    def record(
+        self, serving: Serving, events: tuple[Event, ...] = (), settled: Mapping[str, str] | None = None
+    ) -> None:
+        """State, what is to be said of it and the requests that it closes, in one transaction.
+
+        Raises Busy when a later generation is there already.
+        """
         with connected(self._url) as connection:
             done = connection.execute(
                 "insert into serving (use_case, generation, state) values (%s, %s, %s) "
@@ -114,6 +117,8 @@ class PostgresBook:
                 raise Busy(
                     f"{serving.use_case}: generation {serving.generation} was overtaken by another reconciler"
                 )
+            for key, how in (settled or {}).items():
+                connection.execute(_AMEND, (Jsonb({"promotion_settled": how}), key))
             for event in events:
                 connection.execute(
                     "insert into events (at, use_case, kind, message) values (%s, %s, %s, %s)",

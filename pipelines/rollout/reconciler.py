@@ -55,10 +55,7 @@ class Reconciler:
         versions = self.book.versions(use_case.name)
         seen = self._seen(serving, versions, ready, taken, now)
         change = decide(serving, seen)
-        if change is not None:
-            self._carry_out(change, versions, now)
-            serving = change.serving
-        return serving
+        return serving if change is None else self._carry_out(serving, change, versions, now)
 
     def _seen(
         self, serving: Serving, versions: list[Evidence], ready: frozenset[str], taken: set[int], now: datetime
@@ -74,24 +71,19 @@ class Reconciler:
             replicas=self.settings.replicas,
         )
 
-    def _carry_out(self, change: Change, versions: list[Evidence], now: datetime) -> None:
+    def _carry_out(self, old: Serving, change: Change, versions: list[Evidence], now: datetime) -> Serving:
         """Record, then proxy and processes; the alias follows in the next round, which also mends a kill."""
-        use_case = change.serving.use_case
+        use_case = old.use_case
         log.info("use_case=%s generation=%d %s", use_case, change.serving.generation, change.why)
         kind = "refused" if change.refused else "serving"
-        self.book.record(change.serving, (Event(at=now, use_case=use_case, kind=kind, message=change.why),))
-        for each in versions:
-            if change.refused is not None and each.version == change.refused and not each.promotion_settled:
-                self.book.amend(each.training_key, promotion_settled=change.why)
+        event = Event(at=now, use_case=use_case, kind=kind, message=change.why)
+        self.book.record(change.serving, (event,), settled(old, change, versions))
         self._realise(change.serving)
+        return change.serving
 
     def _point(self, serving: Serving) -> Serving:
-        """Set the alias to what serves and close the requests that this fulfils or overtakes."""
+        """Set the alias to what serves."""
         self.registry.point(serving.use_case, CHAMPION, serving.version)
-        for each in self.book.versions(serving.use_case):
-            if each.promotion_asked_at and not each.promotion_settled:
-                told = SERVED if each.version == serving.version else f"overtaken by version {serving.version}"
-                self.book.amend(each.training_key, promotion_settled=told)
         done = serving.model_copy(update={"alias_due": False})
         self.book.record(done)
         return done
@@ -135,6 +127,15 @@ class Reconciler:
                 self.processes.restart(serving.use_case, place)
                 self.unwell[key] = 0
         return ready
+
+
+def settled(old: Serving, change: Change, versions: list[Evidence]) -> dict[str, str]:
+    """How open requests end with this change, by training key: a switch closes all, a refusal its own."""
+    pending = [each for each in versions if each.promotion_asked_at and not each.promotion_settled]
+    now = change.serving.version
+    if now != old.version:
+        return {e.training_key: SERVED if e.version == now else f"overtaken by version {now}" for e in pending}
+    return {e.training_key: change.why for e in pending if change.refused == e.version}
 
 
 def backend(use_case: UseCase, serving: Serving) -> Backend:

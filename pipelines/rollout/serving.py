@@ -143,7 +143,8 @@ def _switch(serving: Serving, seen: Seen, target: str) -> Change:
     if target == serving.version:
         return Change(_next(serving, places=places), f"a further place of version {target} serves")
     why = f"version {target} serves" + (f" in place of version {serving.version}" if serving.version else "")
-    return Change(_next(serving, places=places, version=target, alias_due=True), why)
+    due = seen.champion != target
+    return Change(_next(serving, places=places, version=target, alias_due=due), why)
 
 
 def _role(place: Place, target: str, now: datetime) -> Place:

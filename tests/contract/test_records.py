@@ -105,6 +105,9 @@ def test_a_state_is_recorded_with_its_event_and_an_older_generation_is_refused(u
     assert book.serving("c") == state
     assert book.serving("other") == Serving(use_case="other")
     assert [event.message for event in book.events("c")] == ["version 1 serves"]
+    book.add(evidence("k"))
+    book.record(state, settled={"k": "served"})
+    assert book.by_key("k").promotion_settled == "served"
     with pytest.raises(Busy, match="overtaken"):
         book.record(state.model_copy(update={"generation": 1}))
     assert book.all_serving() == [state]

@@ -29,10 +29,10 @@ class Played:
         if self.serving.alias_due and not kill_before_alias:
             self.champion = self.serving.version
             self.serving = self.serving.model_copy(update={"alias_due": False})
-            if self.asked == self.serving.version:
-                self.asked = None
         change = decide(self.serving, self.seen())
         if change:
+            if change.serving.version != self.serving.version:
+                self.asked = None
             self.serving = change.serving
             self.told.append(change.why)
             if change.refused == self.asked:
