@@ -13,6 +13,8 @@ from pipelines.machine.supervisor import Supervisor
 POLL_SECONDS = 0.3
 CHECK_SECONDS = 2.0
 WIDTH = 21
+CHATTY = ("airflow-", "mlflow")
+ROUTINE = ("[info ", " INFO: ", " INFO ")
 
 
 class Tail:
@@ -39,6 +41,11 @@ class Tail:
         return whole.decode(errors="replace").splitlines() if newline else []
 
 
+def routine(service: str, line: str) -> bool:
+    """What Airflow and MLflow say when all is well; it stays in their log files, for it would bury the rest."""
+    return service.startswith(CHATTY) and any(level in line for level in ROUTINE)
+
+
 def follow(supervisor: Supervisor, again: Callable[[], None]) -> None:
     """Print logs until Ctrl-C (KeyboardInterrupt) or until somebody else stops the services.
 
@@ -47,7 +54,8 @@ def follow(supervisor: Supervisor, again: Callable[[], None]) -> None:
     tail, checked = Tail(supervisor.home.logs), time.monotonic()
     while True:
         for service, line in tail.lines():
-            say(f"{prefix(service, WIDTH)} {line}")
+            if not routine(service, line):
+                say(f"{prefix(service, WIDTH)} {line}")
         if time.monotonic() > checked + CHECK_SECONDS:
             if not supervisor.is_running():
                 if not supervisor.was_killed():

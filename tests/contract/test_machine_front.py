@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipelines.machine.front import follow
+from pipelines.machine.front import follow, routine
 from pipelines.machine.services import Service
 from pipelines.machine.supervisor import Supervisor
 from pipelines.settings import Home
@@ -49,3 +49,10 @@ def test_it_shows_logs_starts_a_killed_supervisord_again_and_ends_with_an_orderl
     front.join(60)
     assert not front.is_alive()
     assert "stopped by another command" in output()
+
+
+def test_routine_lines_of_the_chatty_services_stay_in_their_files() -> None:
+    assert routine("airflow-scheduler", "2026-11-21T13:22:44Z [info     ] Refreshing bundle")
+    assert routine("mlflow", '2026/11/21 13:22:35 INFO:     127.0.0.1:1 - "GET /health HTTP/1.1" 200 OK')
+    assert not routine("airflow-scheduler", "2026-11-21T13:22:44Z [error    ] gone")
+    assert not routine("reconciler", "2026-11-21 13:22:44 INFO pipelines version 1 serves")
