@@ -1,11 +1,13 @@
 """The pure part of the reconciler: every order of events ends where the wish says."""
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.rollout.serving import DRAIN, START_LIMIT, Seen, Serving, decide
+from pipelines.rollout.reconciler import settled
+from pipelines.rollout.serving import DRAIN, START_LIMIT, Change, Seen, Serving, decide
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 BENTOS = {"1": "calories:v1", "2": "calories:v2"}
@@ -162,3 +164,17 @@ def test_whatever_happens_a_version_that_serves_is_checked_and_in_the_end_alias_
     assert decide(played.serving, played.seen()) is None
     expected = replicas if played.serving.version else 0
     assert [p.version for p in played.serving.places] == [played.serving.version] * expected
+
+
+def asked_for(key, version, settled=None):
+    return SimpleNamespace(training_key=key, version=version, promotion_asked_at=T0, promotion_settled=settled)
+
+
+def test_a_switch_ends_every_open_request_and_a_refusal_only_its_own():
+    old = Serving(use_case="calories", version="1")
+    versions = [asked_for("k1", "1", "served"), asked_for("k2", "2"), asked_for("k3", "3")]
+    switched = Change(old.model_copy(update={"version": "3"}), "version 3 serves in place of version 1")
+    assert settled(old, switched, versions) == {"k2": "overtaken by version 3", "k3": "served"}
+    refused = Change(old, "version 2 was not ready", refused="2")
+    assert settled(old, refused, versions) == {"k2": "version 2 was not ready"}
+    assert settled(old, Change(old, "starting 2 places of version 3"), versions) == {}
