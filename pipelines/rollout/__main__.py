@@ -9,7 +9,7 @@ from pipelines.errors import TouchlineError
 from pipelines.rollout.reconciler import Reconciler
 
 log = logging.getLogger("pipelines.rollout")
-PAUSE_SECONDS = 1.0
+PAUSE_SECONDS = 2.0
 
 
 def main() -> None:
