@@ -82,8 +82,9 @@ class Reconciler:
         return change.serving
 
     def _point(self, serving: Serving) -> Serving:
-        """Set the alias to what serves."""
-        self.registry.point(serving.use_case, CHAMPION, serving.version)
+        """Set the alias to what serves, unless a person moved it since: then the next round decides on that."""
+        if self.registry.aliases(serving.use_case).get(CHAMPION) == serving.alias_from:
+            self.registry.point(serving.use_case, CHAMPION, serving.version)
         done = serving.model_copy(update={"alias_due": False})
         self.book.record(done)
         return done

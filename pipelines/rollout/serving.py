@@ -38,6 +38,8 @@ class Serving(Frozen):
     """What clients are answered by."""
     alias_due: bool = False
     """The alias must be set to `version`: the last act of a change."""
+    alias_from: str | None = None
+    """Where the alias stood when the change was decided; one that a person moved since then is a new wish."""
     places: tuple[Place, ...] = ()
 
     def of(self, role: str, version: str | None = None) -> tuple[Place, ...]:
@@ -106,7 +108,7 @@ def _foreign_alias(serving: Serving, seen: Seen) -> Change | None:
             f"the alias champion was moved by hand to version {seen.champion}, which has not passed gate and check"
         )
         why += f"; moved back to version {serving.version}" if serving.version else "; removed"
-    return Change(_next(serving, alias_due=True), why)
+    return Change(_next(serving, alias_due=True, alias_from=seen.champion), why)
 
 
 def _bring(serving: Serving, seen: Seen, target: str) -> Change | None:
@@ -144,7 +146,7 @@ def _switch(serving: Serving, seen: Seen, target: str) -> Change:
         return Change(_next(serving, places=places), f"a further place of version {target} serves")
     why = f"version {target} serves" + (f" in place of version {serving.version}" if serving.version else "")
     due = seen.champion != target
-    return Change(_next(serving, places=places, version=target, alias_due=due), why)
+    return Change(_next(serving, places=places, version=target, alias_due=due, alias_from=seen.champion), why)
 
 
 def _role(place: Place, target: str, now: datetime) -> Place:
@@ -157,8 +159,8 @@ def _role(place: Place, target: str, now: datetime) -> Place:
 def _give_up(serving: Serving, seen: Seen, target: str) -> Change:
     kept = _without(serving.places, serving.of("coming", target))
     why = f"version {target} was not ready within {START_LIMIT.seconds} s and does not serve"
-    due = target != serving.version and seen.champion == target
-    return Change(_next(serving, places=kept, alias_due=due or serving.alias_due), why, refused=target)
+    due = serving.alias_due or (target != serving.version and seen.champion == target)
+    return Change(_next(serving, places=kept, alias_due=due, alias_from=seen.champion), why, refused=target)
 
 
 def _clear(serving: Serving, seen: Seen, target: str | None) -> Change | None:

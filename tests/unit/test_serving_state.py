@@ -29,7 +29,8 @@ class Played:
 
     def tick(self, kill_before_alias=False):
         if self.serving.alias_due and not kill_before_alias:
-            self.champion = self.serving.version
+            if self.champion == self.serving.alias_from:
+                self.champion = self.serving.version
             self.serving = self.serving.model_copy(update={"alias_due": False})
         change = decide(self.serving, self.seen())
         if change:
@@ -128,6 +129,19 @@ def test_killed_between_record_and_alias_the_next_one_sets_the_alias():
     assert played.serving.alias_due
     played.settle()
     assert (played.champion, played.serving.version) == ("1", "1")
+
+
+def test_an_alias_moved_by_hand_before_a_promotion_has_set_it_is_not_overwritten_unsaid():
+    played = Played()
+    played.asked = "1"
+    played.settle()
+    played.asked = "2"
+    while played.serving.version != "2":
+        played.tick()
+    played.champion = "7"
+    played.settle()
+    assert (played.champion, played.serving.version) == ("2", "2")
+    assert any("moved by hand to version 7" in told for told in played.told)
 
 
 EVENTS = st.lists(
