@@ -1,7 +1,7 @@
 """One BentoML service for every use case: the release and its stamp lie beside this file.
 
-A place runs `uvicorn service:app`: the hot path outside, the service behind it. Under `bentoml serve` the
-hot path is the service's middleware, so the same contract is answered, but nobody keeps a log.
+A place serves `app` by `pipelines.serving.run`: the hot path outside, the service behind it. Under `bentoml
+serve` the hot path is the service's middleware, so the same contract is answered, but nobody keeps a log.
 """
 
 import gc

@@ -50,19 +50,7 @@ def command(bento: Path, port: int, place: str, spool: Path, code: Path) -> tupl
     """
     metrics = spool / "metrics"
     metrics.mkdir(parents=True, exist_ok=True)
-    source = str(bento / "src")
-    words = [sys.executable, "-P", "-m", "uvicorn", "service:app", "--app-dir", source]
-    words += ["--host", "127.0.0.1", "--port", str(port), "--loop", "uvloop", "--http", "httptools"]
-    words += [
-        "--no-access-log",
-        "--no-server-header",
-        "--no-proxy-headers",
-        "--log-level",
-        "warning",
-        "--lifespan",
-        "on",
-    ]
-    words += ["--timeout-graceful-shutdown", str(GRACE_SECONDS)]
+    words = [sys.executable, "-P", "-m", "pipelines.serving.run", str(bento / "src"), str(port)]
     own = {
         "BENTOML_HOME": str(spool / "bentoml"),
         "PROMETHEUS_MULTIPROC_DIR": str(metrics),
