@@ -1,7 +1,6 @@
 """The real stack, started once by the project's own command, in a home and on ports of its own."""
 
 import contextlib
-import csv
 import http.client
 import json
 import os
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +21,7 @@ from pipelines.settings import Settings
 from tests.builders import write_drop
 
 UP_SECONDS = 1200
+HALF = 6000
 
 
 class Answer(NamedTuple):
@@ -106,37 +105,21 @@ def _answer(answer: Any) -> Answer:
 def free_block() -> int:
     """A base port with a free block of 32 above it."""
     for base in range(21_000 + os.getpid() % 400 * 32, 60_000, 32):
-        if all(preflight.is_free(port) for port in range(base, base + 32)):
+        if free_ports(base):
             return base
     raise AssertionError("no free block of ports")
 
 
-def fill(folder: Path) -> None:
-    """The first half of the real persons, or a simulated drop where there are no real files."""
+def fill(folder: Path, drop: int) -> None:
+    """One half of the real persons (drop 0 or 1), or a simulated drop where there are no real files."""
     real = os.environ.get("TOUCHLINE_REAL_DATA")
     if not real:
-        write_drop(catalog.load("calories"), folder)
+        write_drop(catalog.load("calories"), folder, drop)
         return
+    half = slice(HALF) if drop == 0 else slice(HALF, None)
     for name in ("exercise", "calories"):
         head, *rows = (Path(real) / "calories" / f"{name}.csv").read_text().splitlines()
-        (folder / f"{name}-0.csv").write_text("\n".join([head, *rows[:6000]]) + "\n")
-
-
-def add_second_drop(folder: Path) -> None:
-    """The other half."""
-    real = os.environ.get("TOUCHLINE_REAL_DATA")
-    if not real:
-        write_drop(catalog.load("calories"), folder, drop=1)
-        return
-    for name in ("exercise", "calories"):
-        head, *rows = (Path(real) / "calories" / f"{name}.csv").read_text().splitlines()
-        (folder / f"{name}-1.csv").write_text("\n".join([head, *rows[6000:]]) + "\n")
-
-
-def persons(folder: Path, file: str, most: int) -> list[dict[str, str]]:
-    """The first rows of a dropped file."""
-    with (folder / file).open() as lines:
-        return [row for row, _ in zip(csv.DictReader(lines), range(most), strict=False)]
+        (folder / f"{name}-{drop}.csv").write_text("\n".join([head, *rows[half]]) + "\n")
 
 
 @pytest.fixture(scope="session")
@@ -144,7 +127,7 @@ def stack() -> Iterator[Stack]:
     """Started once a run; stopped and removed whole at its end."""
     home = Path(tempfile.mkdtemp(prefix="tl-e2e-"))
     data = Path(tempfile.mkdtemp(prefix="tl-drop-"))
-    fill(data)
+    fill(data, 0)
     running = Stack(home / "home", free_block(), data)
     try:
         running.output = running.run("up", "--detach")
@@ -154,12 +137,7 @@ def stack() -> Iterator[Stack]:
         shutil.rmtree(home)
         shutil.rmtree(data)
     assert not running.home.exists()
-    assert all(preflight.is_free(port) for port in range(running.base_port, running.base_port + 32))
-
-
-def now() -> datetime:
-    """UTC."""
-    return datetime.now(UTC)
+    assert free_ports(running.base_port)
 
 
 def descendants(pid: int) -> list[int]:

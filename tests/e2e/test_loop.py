@@ -206,7 +206,7 @@ def test_the_real_merge_conflict_is_refused_by_airflow_and_published_rows_stay(s
 
 
 def test_a_better_model_takes_over_without_one_failed_request(stack):
-    world.add_second_drop(stack.data)
+    world.fill(stack.data, 1)
     with asking(stack.settings.ports.proxy, stack.row()) as client:
         stack.run("ingest")
         assert "version 2 passed gate and check" in stack.run("retrain")
