@@ -55,7 +55,9 @@ def dtype(column: Field) -> "pl.DataType":
     """The type that a declared column has at rest."""
     import polars as pl
 
-    return {"number": pl.Float64(), "integer": pl.Int64(), "text": pl.String()}[column.type]
+    return {"number": pl.Float64(), "integer": pl.Int64(), "text": pl.String(), "time": pl.Datetime("us", "UTC")}[
+        column.type
+    ]
 
 
 def batches(tables: Tables, at: TableAt) -> list[Batch]:

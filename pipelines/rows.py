@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import NotEnoughData
-from pipelines.spec import Columns, Field, UseCase
+from pipelines.spec import Columns, Field, HeldOutByTime, UseCase
 
 if TYPE_CHECKING:
     import polars as pl
@@ -16,8 +16,12 @@ BUCKETS = 10_000
 
 
 def held_out(use_case: UseCase, rows: "pl.DataFrame") -> NDArray[np.bool_]:
-    """Which rows no model may ever train on: a hash of the entity decides, for good; (n,) bool."""
-    border = int(use_case.held_out_share * BUCKETS)
+    """Which rows no model may train on, as the use case declares; (n,) bool."""
+    rule = use_case.held_out
+    if isinstance(rule, HeldOutByTime):
+        times = rows[str(use_case.event_time)].to_numpy()
+        return np.asarray(times > times.max() - np.timedelta64(rule.window))
+    border = int(rule.share * BUCKETS)
     buckets = [_bucket(f"{use_case.name}:{entity}") for entity in rows[use_case.entity]]
     return np.array(buckets, np.int64) < border
 

@@ -1,12 +1,13 @@
 """The declarative description of one use case: data its owner can read, plus a few plain functions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 from pydantic import Field as field_of
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ State = dict[str, Any]
 """What `fit_state` learnt: JSON and nothing else."""
 Loss = Callable[[Outputs, NDArray[np.float64]], NDArray[np.float64]]
 Metric = Callable[[Outputs, NDArray[np.float64]], float]
+Event = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""Actual values (n,) to what happened, 0 or 1, (n,)."""
 Assemble = Callable[[Mapping[str, DataFrame], datetime], DataFrame]
 Simulate = Callable[[int, int], Mapping[str, DataFrame]]
 
@@ -42,7 +45,10 @@ class Field(Frozen):
     """
 
     name: str = field_of(min_length=1)
-    type: Literal["number", "integer", "text"]
+    type: Literal["number", "integer", "text", "time"]
+    """A time is for columns of tables only; it lies in the table as UTC."""
+    formats: tuple[str, ...] = ()
+    """How a time is written in a source that gives text, by strftime's letters, tried in order; none: RFC 3339."""
     unit: str = ""
     minimum: float | None = None
     maximum: float | None = None
@@ -52,12 +58,58 @@ class Field(Frozen):
     description: str = ""
 
 
+def _zone_exists(zone: str) -> str:
+    try:
+        ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ValueError(f"no time zone is called {zone!r}") from None
+    return zone
+
+
+Zone = Annotated[str, AfterValidator(_zone_exists)]
+"""Times that a source writes without an offset are of this zone."""
+
+
+class Files(Frozen):
+    """Files in a folder or below an S3 prefix: CSV, Parquet, JSON Lines, also compressed with gzip."""
+
+    kind: Literal["files"] = "files"
+    pattern: str
+    """Glob over file names."""
+    at: str | None = None
+    """Folder or `s3://bucket/prefix`; None: TOUCHLINE_DATA."""
+    zone: Zone = "UTC"
+
+
+class Sql(Frozen):
+    """Rows of a query, read after a cursor."""
+
+    kind: Literal["sql"] = "sql"
+    url: str
+    """SQLAlchemy URL without a password; `env:NAME` reads the whole URL from that variable."""
+    query: str
+    """A select; it is asked for the rows above the cursor, in its order."""
+    cursor: str
+    """Column of the query that only grows: a time of change or a number."""
+    lag: timedelta = timedelta(minutes=10)
+    """A time cursor is set back by this much, because transactions commit late; rows seen twice are duplicates."""
+    zone: Zone = "UTC"
+
+
+class Answers(Frozen):
+    """Answered predictions of this use case with their labels: inputs, entity, event time and target."""
+
+    kind: Literal["answers"] = "answers"
+
+
+Source = Annotated[Files | Sql | Answers, field_of(discriminator="kind")]
+
+
 class Table(Frozen):
     """Rows of one kind; each source fills one table."""
 
     name: str = field_of(pattern=NAME)
-    files: str
-    """Glob over file names, for sources that are folders."""
+    source: Source
     key: tuple[str, ...] = field_of(min_length=1)
     columns: tuple[Field, ...] = field_of(min_length=1)
     max_age: timedelta = timedelta(days=2)
@@ -79,6 +131,57 @@ class Part(Frozen):
     target: str
     """Column of the assembled rows that this part learns."""
     parameters: dict[str, float | int | str] = {}
+    base: str | None = None
+    """Feature that already is an answer (log odds of a classifier): the part learns what to add to it."""
+    calibration: Literal["none", "sigmoid", "temperature", "isotonic"] = "none"
+    """How a classifier's probabilities are mended, on training rows that its trees have not seen."""
+
+
+class Slice(Frozen):
+    """Rows that must be looked at apart: by one column, or by several at once (an intersection)."""
+
+    by: tuple[str, ...] = field_of(min_length=1)
+    """Inputs; text by its words, numbers by `edges`."""
+    edges: dict[str, tuple[float, ...]] = {}
+    """Ascending borders of each number; a value on a border belongs above it."""
+
+
+class HeldOutByEntity(Frozen):
+    """A hash of the entity decides, for good."""
+
+    kind: Literal["entity"] = "entity"
+    share: float = field_of(default=0.2, gt=0, lt=1)
+
+
+class HeldOutByTime(Frozen):
+    """The newest events are held out: no model is judged on what was before its training data."""
+
+    kind: Literal["time"] = "time"
+    window: timedelta = field_of(gt=timedelta(0))
+    """Before the newest event; the border only moves forward, so no champion trained behind it."""
+
+
+HeldOut = Annotated[HeldOutByEntity | HeldOutByTime, field_of(discriminator="kind")]
+
+
+class Tuning(Frozen):
+    """A search over parameters within a budget, by cross-validation on training rows, in their order of time."""
+
+    trials: int = field_of(ge=1, le=500)
+    folds: int = field_of(default=3, ge=2, le=10)
+    space: dict[str, tuple[float | int | str, ...]] = field_of(min_length=1)
+
+
+class Calibrated(Frozen):
+    """An output that is a probability and must mean what it says."""
+
+    output: str
+    event: Event
+    """What the output is the probability of."""
+    bins: int = field_of(default=10, ge=2, le=100)
+    """Equal-width bins of the expected calibration error."""
+    confidence: float = field_of(default=0.99, gt=0.5, lt=1)
+    """The error must lie within what a calibrated model shows at that many rows in this share of draws."""
 
 
 class Gate(Frozen):
@@ -88,6 +191,8 @@ class Gate(Frozen):
     at_most: float
     worse_by_at_most: float = field_of(ge=0)
     """Declared margin: the upper end of the paired interval of (candidate - champion) stays below."""
+    slice_worse_by_at_most: float | None = field_of(default=None, ge=0)
+    """In no slice may the lower end of that interval lie above this; None: slices are shown, not gated."""
     confidence: float = field_of(default=0.95, gt=0.5, lt=1)
     resamples: int = field_of(default=1000, ge=100)
     minimum_rows: int = field_of(default=100, ge=2)
@@ -107,9 +212,11 @@ class UseCase(Frozen):
 
     `assemble(tables, as_of)` joins tables to training rows, one row per event, nothing newer than the event.
     `fit_state(columns)` learns vocabularies and medians; JSON. `features(columns, state)` gives float32
-    (n, len(feature_names)); it is the only feature code, offline and online. `outputs(raw)` turns the
+    (n, len(feature_names)); it is the only feature code, offline and online. `outputs(raw, columns)` turns the
     parts' raw answers ((n,) each: value, or probability of the positive class) into named outputs.
     `loss(outputs, actual)` gives (n,). `simulate(seed, drop)` gives the tables of one simulated drop.
+    `labels(table, rows)` says what newly published rows of a table tell of entities that were predicted:
+    columns `entity` and `actual`, where known also `event_time` and `observed_at`; no rows: nothing.
     """
 
     name: str = field_of(pattern=NAME)
@@ -122,6 +229,8 @@ class UseCase(Frozen):
     target: str
     """Column of the assembled rows that a label reports."""
     target_unit: str = ""
+    event_time: str | None = None
+    """Column of the assembled rows that says when it happened; None: time does not matter."""
     horizon: timedelta
     """How long a label may take."""
     feature_names: tuple[str, ...] = field_of(min_length=1)
@@ -129,18 +238,24 @@ class UseCase(Frozen):
     metrics: dict[str, Metric]
     gate: Gate
     serving: Serving = Serving()
-    held_out_share: float = field_of(default=0.2, gt=0, lt=1)
+    calibrated: tuple[Calibrated, ...] = ()
+    slices: tuple[Slice, ...] = ()
+    held_out: HeldOut = HeldOutByEntity()
+    tuning: Tuning | None = None
     seed: int = 0
     parity: float = field_of(default=1e-4, gt=0)
     """Largest relative difference allowed between an answer of the bento and of the offline model."""
     ingest_schedule: str = "*/15 * * * *"
     retrain_schedule: str = "15 2 * * *"
+    retrain_after_labels: int | None = field_of(default=None, ge=1)
+    """So many new labels since the last training ask for the next one before its time."""
     assemble: Assemble
     fit_state: Callable[[Columns], State]
     features: Callable[[Columns, State], NDArray[np.float32]]
-    outputs: Callable[[Mapping[str, NDArray[np.float64]]], Outputs]
+    outputs: Callable[[Mapping[str, NDArray[np.float64]], Columns], Outputs]
     loss: Loss
     simulate: Simulate | None = None
+    labels: Callable[[str, DataFrame], DataFrame] | None = None
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "UseCase":
@@ -156,7 +271,27 @@ class UseCase(Frozen):
         reserved = {"prediction_id", "event_time", self.entity} & {field.name for field in self.inputs}
         if reserved:
             raise ValueError(f"inputs: {sorted(reserved)} are keys of a request, not inputs")
+        for fault in self._faults():
+            raise ValueError(fault)
         return self
+
+    def _faults(self) -> Iterator[str]:
+        inputs = {field.name: field for field in self.inputs}
+        if any(field.type == "time" for field in self.inputs):
+            yield "inputs: a time is no input; a request has its event_time"
+        for part in self.parts:
+            if part.base is not None and part.base not in self.feature_names:
+                yield f"parts.{part.name}.base: {part.base!r} is not among feature_names"
+            if part.calibration != "none" and part.kind != "classifier":
+                yield f"parts.{part.name}.calibration: only a classifier's probabilities can be calibrated"
+        for each in self.slices:
+            for name in each.by:
+                if name not in inputs:
+                    yield f"slices: {name!r} is not among inputs"
+                elif inputs[name].type != "text" and not each.edges.get(name):
+                    yield f"slices.{name}: a number needs edges"
+        if isinstance(self.held_out, HeldOutByTime) and self.event_time is None:
+            yield "held_out: by time needs event_time"
 
     def table(self, name: str) -> Table:
         """The table of that name; KeyError when there is none."""

@@ -14,7 +14,7 @@ from pipelines.adapters.sources import FolderSource
 from pipelines.adapters.xgboost_parts import XGBoostModeller
 from pipelines.records import Ledger
 from pipelines.runner import here
-from pipelines.spec import UseCase
+from pipelines.spec import Files, UseCase
 from pipelines.tools import Source, Tools
 
 LOCK = Path(__file__).parents[1] / "requirements.txt"
@@ -73,7 +73,13 @@ def write_drop(use_case: UseCase, folder: Path, drop: int = 0, seed: int = 7) ->
     """Put one simulated drop into a folder, as the files that a person would put there."""
     assert use_case.simulate is not None
     for name, rows in use_case.simulate(seed, drop).items():
-        rows.write_csv(folder / use_case.table(name).files.replace("*", f"-{drop}"))
+        rows.write_csv(folder / _pattern(use_case, name).replace("*", f"-{drop}"))
+
+
+def _pattern(use_case: UseCase, table: str) -> str:
+    source = use_case.table(table).source
+    assert isinstance(source, Files)
+    return source.pattern
 
 
 def real_data(*parts: str) -> Path:

@@ -42,7 +42,7 @@ def make_release(folder: Path, trees: int = 20, seed: int = 0) -> Path:
         metrics={"rmse": 1.5},
     )
     (folder / "release.json").write_text(manifest.model_dump_json(indent=1))
-    outputs = USE_CASE.outputs({"energy": model.predict(matrix[:20]).astype(np.float64)})
+    outputs = USE_CASE.outputs({"energy": model.predict(matrix[:20]).astype(np.float64)}, columns)
     golden = {
         "rows": rows.select(INPUTS).head(20).to_dicts(),
         "outputs": [{"calories": float(value)} for value in outputs["calories"]],

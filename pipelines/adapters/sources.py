@@ -7,8 +7,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import BinaryIO
 
-from pipelines.errors import BadSettings
-from pipelines.spec import Simulate, Table
+from pipelines.errors import BadSettings, BadUseCase
+from pipelines.spec import Files, Simulate, Table
 from pipelines.tools import Arrival
 
 
@@ -22,7 +22,10 @@ class FolderSource:
         """Every matching file; BadSettings when there is no such folder."""
         if not self.folder.is_dir():
             raise BadSettings(f"TOUCHLINE_DATA: {self.folder} is no folder")
-        files = [file for file in self.folder.iterdir() if file.is_file() and fnmatch(file.name, table.files)]
+        if not isinstance(table.source, Files):
+            raise BadUseCase(f"table {table.name}: a folder holds no rows of a source of kind {table.source.kind}")
+        wanted = table.source.pattern
+        files = [file for file in self.folder.iterdir() if file.is_file() and fnmatch(file.name, wanted)]
         found = sorted((file.stat().st_mtime_ns, file.name, file.stat().st_size) for file in files)
         return [Arrival(name=name, stamp=f"{size}-{changed}") for changed, name, size in found]
 

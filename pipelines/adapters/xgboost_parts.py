@@ -49,7 +49,7 @@ class XGBoostModeller:
         """Boosters by XGBoost, features and outputs by the use case; (n,) each."""
         matrix = use_case.features(columns, manifest.state)
         raw = {part.name: _predict(folder / part.booster, matrix) for part in manifest.parts}
-        return use_case.outputs(raw)
+        return use_case.outputs(raw, columns)
 
     def draw(self, use_case: UseCase, manifest: Manifest, folder: Path, outputs: Outputs, actual: Values) -> None:
         """See `plots.draw`."""

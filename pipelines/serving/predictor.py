@@ -39,7 +39,7 @@ class Predictor:
     def answer(self, columns: Columns) -> Outputs:
         """Named outputs, (n,) each."""
         matrix = self._features(columns, self._state)
-        return self._outputs({name: part(matrix) for name, part in self._parts.items()})
+        return self._outputs({name: part(matrix) for name, part in self._parts.items()}, columns)
 
     def warnings(self, rows: Rows) -> list[list[dict[str, str]]]:
         """For each row, its inputs outside of what training saw."""

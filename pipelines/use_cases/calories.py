@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines import metrics
-from pipelines.spec import Columns, Field, Gate, Outputs, Part, State, Table, UseCase
+from pipelines.spec import Columns, Field, Files, Gate, Outputs, Part, State, Table, UseCase
 
 if TYPE_CHECKING:
     import polars as pl
@@ -54,7 +54,7 @@ def features(columns: Columns, state: State) -> NDArray[np.float32]:
     return matrix
 
 
-def outputs(raw: Mapping[str, NDArray[np.float64]]) -> Outputs:
+def outputs(raw: Mapping[str, NDArray[np.float64]], columns: Columns) -> Outputs:
     """Energy is never negative."""
     return {"calories": np.maximum(raw["energy"], 0.0)}
 
@@ -105,8 +105,8 @@ USE_CASE = UseCase(
     owner="sports-science",
     description="Energy burnt in one exercise session.",
     tables=(
-        Table(name="exercise", files="exercise*.csv", key=("User_ID",), columns=(USER, *INPUTS)),
-        Table(name="burnt", files="calories*.csv", key=("User_ID",), columns=(USER, CALORIES)),
+        Table(name="exercise", source=Files(pattern="exercise*.csv"), key=("User_ID",), columns=(USER, *INPUTS)),
+        Table(name="burnt", source=Files(pattern="calories*.csv"), key=("User_ID",), columns=(USER, CALORIES)),
     ),
     inputs=INPUTS,
     entity="User_ID",

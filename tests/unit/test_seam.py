@@ -19,7 +19,7 @@ from datetime import timedelta
 import numpy as np
 
 from pipelines import metrics
-from pipelines.spec import Field, Gate, Part, Table, UseCase
+from pipelines.spec import Field, Files, Gate, Part, Table, UseCase
 
 RUNNER = Field(name="runner", type="text", example="r1")
 PACE = Field(name="pace", type="number", unit="min/km", example=5.5)
@@ -40,7 +40,7 @@ def features(columns, state):
     return np.column_stack([columns["pace"], hills]).astype(np.float32)
 
 
-def outputs(raw):
+def outputs(raw, columns):
     return {"minutes": raw["duration"], "under_an_hour": raw["chance"]}
 
 
@@ -48,7 +48,7 @@ USE_CASE = UseCase(
     name="runners",
     owner="club",
     description="Ten kilometres.",
-    tables=(Table(name="runs", files="*.csv", key=("runner",), columns=(
+    tables=(Table(name="runs", source=Files(pattern="*.csv"), key=("runner",), columns=(
         RUNNER, PACE, HILLS, Field(name="minutes", type="number", example=55.0))),),
     inputs=(PACE, HILLS),
     entity="runner",
