@@ -99,6 +99,10 @@ class MemoryEvidence:
         found = (each for each in self.book.values() if (each.use_case, each.version) == (use_case, version))
         return next(found, None)
 
+    def candidates(self, use_case: str) -> list[Evidence]:
+        """In the order in which they came."""
+        return [each for each in self.book.values() if each.use_case == use_case]
+
 
 class MemoryLocks:
     """One lock a name, in this process."""

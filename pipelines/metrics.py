@@ -80,3 +80,14 @@ def paired_interval(
     tail = (1 - confidence) / 2
     lower, upper = np.quantile(differences, [tail, 1 - tail])
     return metric(candidate, actual) - metric(champion, actual), float(lower), float(upper)
+
+
+def expected_calibration_error(probability: Values, happened: Values, bins: int = 10) -> float:
+    """Mean distance between what was said and what happened, over equal-width bins weighted by their rows.
+
+    Guo et al. (2017), "On calibration of modern neural networks", eq. 3. It is above 0 for a calibrated model
+    too, the more so the fewer rows there are.
+    """
+    places = np.minimum((probability * bins).astype(np.intp), bins - 1)
+    apart = np.bincount(places, probability - happened, minlength=bins)
+    return float(np.abs(apart).sum() / len(probability))

@@ -194,6 +194,9 @@ class EvidenceBook(Protocol):
     def by_version(self, use_case: str, version: str) -> Evidence | None:
         """The record of that version."""
 
+    def candidates(self, use_case: str) -> list[Evidence]:
+        """Every record of a use case, oldest first."""
+
 
 class Scorer(Protocol):
     """Runs releases in the code that they carry."""
@@ -240,7 +243,7 @@ class RunRecord(Frozen):
 
     training_key: str
     folder: Path
-    """`release/`, `code/` and `plots/`."""
+    """`release/`, `code/`, `plots/` and `tables/`."""
     parameters: dict[str, str]
     metrics: dict[str, float]
     facts: dict[str, str]

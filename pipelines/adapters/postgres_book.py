@@ -69,6 +69,14 @@ class PostgresBook:
         """The record of that version."""
         return self._one("use_case = %s and evidence ->> 'version' = %s", use_case, version)
 
+    def candidates(self, use_case: str) -> list[Evidence]:
+        """Every record, oldest first."""
+        with connected(self._url) as connection:
+            rows = connection.execute(
+                "select evidence from candidates where use_case = %s order by created_at", (use_case,)
+            ).fetchall()
+        return [Evidence.model_validate(row[0]) for row in rows]
+
     def versions(self, use_case: str) -> list[Evidence]:
         """Every candidate that became a version, oldest first."""
         with connected(self._url) as connection:
