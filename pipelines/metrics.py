@@ -47,7 +47,7 @@ def squared_log_error(output: str) -> Loss:
 
     def loss(outputs: Outputs, actual: Values) -> Values:
         with np.errstate(invalid="ignore", divide="ignore"):
-            difference = np.log1p(outputs[output]) - np.log1p(actual)
+            difference: Values = np.log1p(outputs[output]) - np.log1p(actual)
         return np.square(difference)
 
     return loss
