@@ -144,6 +144,15 @@ class Wish(Frozen):
     """Judge again and ask to serve, also where that was done before or the rows are older than the champion's."""
 
 
+class Due(Frozen):
+    """Whether labels ask for a training before its time."""
+
+    due: bool
+    labels: int
+    """New ones since the last training."""
+    reason: str
+
+
 class CleanSnapshot(Frozen):
     """A manifest of validated rows: all that a training run may see. Only `take_snapshot` makes one."""
 

@@ -1,7 +1,7 @@
 """Slices: rows that are looked at apart, in training, at the gate and by the label clock, under the same names."""
 
-import itertools
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,8 @@ from pipelines.spec import Columns, Slice, UseCase
 
 ALL = "all"
 MISSING = "missing"
+WORD = 60
+"""Longer words are cut: a name must stay a name."""
 
 
 class _Coded(NamedTuple):
@@ -52,7 +54,7 @@ def _coded(name: str, values: NDArray[Any], edges: tuple[float, ...] | None) -> 
 
 
 def _by_word(name: str, values: NDArray[Any]) -> _Coded:
-    cells = [MISSING if value is None else str(value) for value in values.tolist()]
+    cells = [MISSING if value is None else str(value)[:WORD] for value in values.tolist()]
     words = sorted(set(cells))
     place = {word: code for code, word in enumerate(words)}
     return _Coded(
@@ -65,5 +67,5 @@ def _by_edges(name: str, values: NDArray[Any], edges: tuple[float, ...]) -> _Cod
     codes = np.searchsorted(np.asarray(edges), numbers, side="right")
     codes[np.isnan(numbers)] = len(edges) + 1
     borders = ["", *(f"{edge:g}" for edge in edges), ""]
-    words = [f"{lower}..{upper}" for lower, upper in itertools.pairwise(borders)]
+    words = [f"{lower}..{upper}" for lower, upper in pairwise(borders)]
     return _Coded(codes, [f"{name}={word}" for word in (*words, MISSING)])

@@ -250,6 +250,8 @@ class UseCase(Frozen):
     """Largest relative difference allowed between an answer of the bento and of the offline model."""
     ingest_schedule: str = "*/15 * * * *"
     retrain_schedule: str = "15 2 * * *"
+    labels_schedule: str = "*/10 * * * *"
+    """How often the new labels are counted."""
     retrain_after_labels: int | None = field_of(default=None, ge=1)
     """So many new labels since the last training ask for the next one before its time."""
     assemble: Assemble

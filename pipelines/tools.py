@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -179,6 +179,34 @@ class Event(Frozen):
     message: str
 
 
+class Notice(Frozen):
+    """What a person must hear of, once."""
+
+    key: str
+    """Names the cause: the same key is told once."""
+    severity: Literal["info", "warning", "failure"]
+    title: str
+    body: str
+    """What happened, and what to do."""
+
+
+class Notifier(Protocol):
+    """Reaches a person."""
+
+    def notify(self, notice: Notice) -> None:
+        """Tell it now; ServiceAway when it could not be told, so that it is tried again."""
+
+
+class NoticeBook(Protocol):
+    """Remembers what was told."""
+
+    def untold(self, key: str) -> bool:
+        """Whether nobody was told of that cause yet."""
+
+    def told(self, notice: Notice, at: datetime) -> None:
+        """Somebody was told."""
+
+
 class EvidenceBook(Protocol):
     """The record of candidates; the training key is unique in it."""
 
@@ -196,6 +224,16 @@ class EvidenceBook(Protocol):
 
     def candidates(self, use_case: str) -> list[Evidence]:
         """Every record of a use case, oldest first."""
+
+
+class LabelClaims(Protocol):
+    """Which labels asked for a training already."""
+
+    def claim(self, use_case: str, trained_at: datetime, now: datetime, enough: int) -> int:
+        """How many things were labelled since the training or the last claim; enough of them are claimed.
+
+        The same `now` again gives the same number, so that a repeated task says the same.
+        """
 
 
 class Scorer(Protocol):
@@ -270,6 +308,7 @@ class Tools:
     tracker: Tracker
     registry: Registry
     evidence: EvidenceBook
+    claims: LabelClaims
     scorer: Scorer
     builder: Builder
     locks: Locks

@@ -44,6 +44,7 @@ class World:
             tracker=fakes.MemoryTracker(at / "runs"),
             registry=fakes.MemoryRegistry(),
             evidence=fakes.MemoryEvidence(),
+            claims=fakes.MemoryClaims(),
             scorer=fakes.HereScorer(self.use_case, modeller),
             builder=fakes.HereBuilder(),
             locks=fakes.MemoryLocks(),

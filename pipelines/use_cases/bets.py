@@ -15,6 +15,7 @@ from pipelines import metrics
 from pipelines.spec import (
     Calibrated,
     Columns,
+    Event,
     Field,
     Files,
     Gate,
@@ -115,9 +116,10 @@ def _forms(matches: "pl.DataFrame") -> "pl.DataFrame":
         points = pl.when(goals > 0).then(3.0).when(goals == 0).then(1.0).when(goals < 0).then(0.0)
         return matches.select("Date", team=team, points=points, goals=goals, shots=shots)
 
-    both = pl.concat([seen_by("HomeTeam", "H", "A"), seen_by("AwayTeam", "A", "H")]).sort("Date", "team")
+    both = pl.concat([seen_by("HomeTeam", "H", "A"), seen_by("AwayTeam", "A", "H")])
+    days = both.group_by("team", "Date").agg(pl.col(FORMS).mean()).sort("Date", "team")
     before = [pl.col(what).shift(1).rolling_mean(MATCHES, min_samples=FEWEST).over("team") for what in FORMS]
-    return both.with_columns(before)
+    return days.with_columns(before)
 
 
 def fit_state(columns: Columns) -> State:
@@ -195,6 +197,13 @@ GENTLE: dict[str, float | int | str] = {
 }
 """The odds know nearly everything: what is added to them must be little."""
 
+
+def _happened(result: float) -> Event:
+    return lambda actual: (actual == result).astype(np.float64)
+
+
+HAPPENED = {name: _happened(result) for name, result in RESULTS.items()}
+
 USE_CASE = UseCase(
     name="bets",
     owner="trading",
@@ -220,12 +229,12 @@ USE_CASE = UseCase(
     ),
     metrics={
         "log_loss": metrics.mean(loss),
+        "home_brier": metrics.brier("home", HAPPENED["home"]),
+        "home_ece": metrics.ece("home", HAPPENED["home"]),
+        "home_auc": metrics.auc("home", HAPPENED["home"]),
     },
     gate=Gate(metric="log_loss", at_most=1.05, worse_by_at_most=0.005, worse_than_baseline_by_at_most=0.01),
-    calibrated=tuple(
-        Calibrated(output=name, event=lambda actual, result=result: (actual == result).astype(np.float64))
-        for name, result in RESULTS.items()
-    ),
+    calibrated=tuple(Calibrated(output=name, event=event) for name, event in HAPPENED.items()),
     slices=(Slice(by=("home_odds",), edges={"home_odds": (1.5, 2.0, 3.0)}),),
     held_out=HeldOutByTime(window=timedelta(days=365)),
     assemble=assemble,

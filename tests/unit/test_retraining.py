@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from pipelines import flows, rows
-from pipelines.errors import CheckFailed, GateRefused, NotEnoughData
+from pipelines.errors import BadRelease, BadSettings, CheckFailed, GateRefused, NotEnoughData
 from pipelines.records import Wish
 from pipelines.steps import gate as gating
+from pipelines.steps.adopt import adopt
 from pipelines.steps.check import compare
+from pipelines.steps.due import due
 from pipelines.steps.train import assembled, judged_rows
 from tests.builders import NOW, World, real_data, replace, write_drop
 
@@ -211,6 +213,95 @@ def test_killed_inside_a_step_before_its_record_the_next_run_finds_the_work(worl
     assert record(world).may_serve
     assert len(kept.tracker.keys) == 1
     assert kept.registry.runs["calories"] == ["run1"]
+
+
+def newest(world):
+    return list(world.tools.evidence.book.values())[-1]
+
+
+def grown(world, when, drop=1):
+    """One more drop, ingested at that time."""
+    write_drop(world.use_case, world.drop, drop)
+    world.ingest(when)
+
+
+LATER = NOW + timedelta(days=1)
+
+
+def test_the_run_shows_why_it_was_trained(world):
+    flows.retraining(few_trees(world, 60).do, Wish(reason="500 new labels, 400 ask for a training"), NOW)
+    assert world.tools.tracker.notes[newest(world).run_id]["touchline.reason"].startswith("500 new labels")
+
+
+def test_a_training_as_of_a_past_time_sees_only_what_had_arrived_and_is_not_asked_to_serve(world):
+    gate = few_trees(world, 60).use_case.gate.model_copy(update={"worse_by_at_most": 2.0})
+    world.use_case = world.use_case.model_copy(update={"gate": gate})
+    grown(world, LATER)
+    flows.retraining(world.do, Wish(), LATER)
+    world.tools.registry.point("calories", "champion", "1")
+    assert newest(world).snapshot.rows["exercise"] == 8400
+    past = flows.retraining(world.do, Wish(reason="backfill", as_of=NOW), LATER)
+    assert newest(world).snapshot.rows["exercise"] == 8000
+    assert newest(world).may_serve
+    assert (past.version, past.asked_now) == ("2", False)
+    assert (
+        "is not asked to serve: its rows end 2026-01-15 12:00, those of the champion 1 2026-01-16" in past.reason
+    )
+    forced = flows.retraining(world.do, Wish(as_of=NOW, force=True), LATER)
+    assert (forced.version, forced.asked_now) == ("2", True)
+
+
+def test_a_training_on_a_snapshot_taken_before_finds_its_rows_again(world):
+    few_trees(world, 60)
+    flows.retraining(world.do, Wish(), NOW)
+    digest = newest(world).snapshot.digest
+    grown(world, LATER)
+    again = flows.retraining(world.do, Wish(snapshot=digest[:10]), LATER)
+    assert (len(world.tools.evidence.book), again.version) == (1, "1")
+    with pytest.raises(NotEnoughData, match=rf"0 snapshots begin with 'beef'; there are: {digest[:12]}"):
+        flows.retraining(world.do, Wish(snapshot="beef"), LATER)
+
+
+def test_a_training_as_of_the_future_is_refused(world):
+    with pytest.raises(BadSettings, match="is in the future"):
+        flows.retraining(world.do, Wish(as_of=LATER), NOW)
+
+
+def test_a_backfill_of_a_time_before_any_rows_says_so(world):
+    with pytest.raises(NotEnoughData, match="nothing is published yet"):
+        flows.retraining(world.do, Wish(as_of=NOW - timedelta(days=9)), NOW)
+
+
+def test_a_refused_candidate_that_somebody_registers_by_hand_is_judged_and_may_serve_after_build_and_check(world):
+    with pytest.raises(GateRefused):
+        flows.retraining(few_trees(world, 60, floor=0.001).do, Wish(), NOW)
+    refused = newest(world)
+    by_hand = world.tools.registry.register(world.use_case, refused.run_id, {})
+    assert adopt(world.tools, world.use_case, by_hand).training_key == refused.training_key
+    few_trees(world, 60, floor=20)
+    gated = world.do(gating.gate)(adopt(world.tools, world.use_case, by_hand), Wish(force=True))
+    assert flows.building(world.do, gated).built.registered.version == by_hand
+    assert newest(world).may_serve
+
+
+def test_a_version_of_unknown_rows_and_code_is_refused(world):
+    world.tools.registry.register(world.use_case, "a run of somebody's notebook", {})
+    with pytest.raises(BadRelease, match=r"version 1 comes from no training of this platform"):
+        adopt(world.tools, world.use_case, "1")
+    with pytest.raises(BadRelease, match=r"version 7 comes from no training"):
+        adopt(world.tools, world.use_case, "7")
+
+
+def test_enough_labels_ask_for_a_training_once(world):
+    claims = world.tools.claims
+    assert not due(world.tools, world.use_case, NOW).due
+    flows.retraining(few_trees(world, 60, retrain_after_labels=3).do, Wish(), NOW)
+    claims.labelled["calories"] = [NOW + timedelta(minutes=each) for each in range(1, 5)]
+    assert not due(world.tools, world.use_case, NOW + timedelta(minutes=2)).due
+    asked = due(world.tools, world.use_case, NOW + timedelta(minutes=10))
+    assert (asked.due, asked.labels, asked.reason) == (True, 4, "4 new labels, 3 ask for a training")
+    assert due(world.tools, world.use_case, NOW + timedelta(minutes=10)) == asked
+    assert not due(world.tools, world.use_case, NOW + timedelta(minutes=20)).due
 
 
 def test_a_bento_that_answers_otherwise_fails_the_check(world):
