@@ -99,6 +99,11 @@ class MemoryEvidence:
         found = (each for each in self.book.values() if (each.use_case, each.version) == (use_case, version))
         return next(found, None)
 
+    def versions(self, use_case: str) -> list[Evidence]:
+        """Those that became a version, oldest first."""
+        found = (each for each in self.book.values() if each.use_case == use_case and each.version)
+        return sorted(found, key=lambda each: int(each.version or 0))
+
 
 class MemoryLocks:
     """One lock a name, in this process."""
