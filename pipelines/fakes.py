@@ -104,6 +104,11 @@ class MemoryEvidence:
         """In the order in which they came."""
         return [each for each in self.book.values() if each.use_case == use_case]
 
+    def versions(self, use_case: str) -> list[Evidence]:
+        """Those that became a version, oldest first."""
+        found = (each for each in self.book.values() if each.use_case == use_case and each.version)
+        return sorted(found, key=lambda each: int(each.version or 0))
+
 
 class MemoryClaims:
     """Moments of labels in, claims out."""

@@ -69,17 +69,25 @@ class Stamp(Frozen):
 
 
 class Batch(Frozen):
-    """One file as it arrived: the intent of an ingest, numbered per table without gaps."""
+    """A piece of a file as it arrived: the intent of an ingest, numbered per table without gaps."""
 
     number: int
     file: str
     digest: str
+    """SHA-256 of the bytes that arrived; they lie in the landing under this name."""
     size: int
     rows: int
     """Data rows; for a file that is no table its lines, so that nothing goes uncounted."""
     unreadable: str | None
     """Why the file is no table; None when it is one."""
     received_at: datetime
+    stamp: str = ""
+    """The source's mark of what is taken in with this batch: a cursor, or size and time of change."""
+    start: int | None = None
+    """Bytes of the plain file, rows of a Parquet file; None: the whole file, as earlier versions took it."""
+    stop: int | None = None
+    first: int = 1
+    """Position of the first row among all of the file."""
 
 
 class Arrivals(Frozen):
@@ -87,6 +95,14 @@ class Arrivals(Frozen):
 
     table: str
     batches: tuple[Batch, ...]
+
+
+class Told(Frozen):
+    """One reason, how many rows have it, and the first of them: enough to mend the source."""
+
+    reason: str
+    rows: int
+    first: tuple[int, ...]
 
 
 class CheckedBatch(Frozen):
@@ -100,6 +116,10 @@ class CheckedBatch(Frozen):
     """Why the whole batch is refused; None when its good rows may be published."""
     broken: int
     warnings: tuple[str, ...]
+    reasons: tuple[Told, ...] = ()
+    """The most frequent first."""
+    page: str = ""
+    """URI of the rendered validation; empty where nothing could be judged."""
 
 
 class CheckedArrivals(Frozen):

@@ -64,6 +64,11 @@ class Home(NamedTuple):
         return self.root / "landing"
 
     @property
+    def docs(self) -> Path:
+        """The rendered page of each validation, one folder a use case, one a table."""
+        return self.root / "docs"
+
+    @property
     def snapshots(self) -> Path:
         """Manifests of what was trained on."""
         return self.root / "snapshots"

@@ -31,13 +31,13 @@ def use_case(settings: Settings, name: str) -> UseCase:
 
 def tools(settings: Settings, name: str) -> Tools:
     """The tools of one use case in this environment."""
-    from pipelines.adapters import csv_file
     from pipelines.adapters.bento_builder import BentoBuilder
     from pipelines.adapters.delta import DeltaTables
     from pipelines.adapters.expectations import ExpectationsValidator
     from pipelines.adapters.mlflow_store import MlflowStore
     from pipelines.adapters.own_code import OwnCodeScorer
     from pipelines.adapters.postgres_book import PostgresBook, PostgresClaims
+    from pipelines.adapters.readers import Readers
     from pipelines.adapters.xgboost_parts import XGBoostModeller
 
     home = settings.at
@@ -48,8 +48,9 @@ def tools(settings: Settings, name: str) -> Tools:
         tables_at=str(home.tables / name),
         landing=home.landing,
         snapshots=home.snapshots,
+        docs=home.docs / name,
         source=source(settings, name),
-        read=csv_file.read,
+        reader=Readers(),
         tables=DeltaTables(),
         validator=ExpectationsValidator(),
         modeller=XGBoostModeller(settings.training_threads),
