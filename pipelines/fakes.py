@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from threading import Lock
 
@@ -98,6 +99,34 @@ class MemoryEvidence:
         """The record of that version."""
         found = (each for each in self.book.values() if (each.use_case, each.version) == (use_case, version))
         return next(found, None)
+
+    def candidates(self, use_case: str) -> list[Evidence]:
+        """In the order in which they came."""
+        return [each for each in self.book.values() if each.use_case == use_case]
+
+    def versions(self, use_case: str) -> list[Evidence]:
+        """Those that became a version, oldest first."""
+        found = (each for each in self.book.values() if each.use_case == use_case and each.version)
+        return sorted(found, key=lambda each: int(each.version or 0))
+
+
+class MemoryClaims:
+    """Moments of labels in, claims out."""
+
+    def __init__(self) -> None:
+        self.labelled: dict[str, list[datetime]] = {}
+        self.claims: dict[tuple[str, datetime], int] = {}
+
+    def claim(self, use_case: str, trained_at: datetime, now: datetime, enough: int) -> int:
+        """Count what came since the later of training and last claim."""
+        if (use_case, now) in self.claims:
+            return self.claims[use_case, now]
+        before = [at for name, at in self.claims if name == use_case]
+        since = max([trained_at, *before])
+        n = sum(since < at <= now for at in self.labelled.get(use_case, []))
+        if n >= enough:
+            self.claims[use_case, now] = n
+        return n
 
 
 class MemoryLocks:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
-from pipelines.records import Ledger, Promotion
+from pipelines.records import Checked, Gated, Ledger, Promotion, Wish
 from pipelines.spec import UseCase
 from pipelines.steps.build import build
 from pipelines.steps.check import check
@@ -36,12 +36,16 @@ def ingestion(do: Runner, table: str, now: datetime) -> Ledger:
     return do(publish)(checked)
 
 
-def retraining(do: Runner, now: datetime) -> Promotion:
+def retraining(do: Runner, wish: Wish, now: datetime) -> Promotion:
     """From published rows to a version that may serve."""
-    snapshot = do(take_snapshot)(now)
-    candidate = do(train)(snapshot, now)
-    gated = do(gate)(candidate)
+    snapshot = do(take_snapshot)(wish, now)
+    candidate = do(train)(snapshot, wish, now)
+    checked = building(do, do(gate)(candidate, wish))
+    return do(promote)(checked, wish, now)
+
+
+def building(do: Runner, gated: Gated) -> Checked:
+    """From a candidate that passed the gate to a bento that answers like it."""
     registered = do(register)(gated)
     built = do(build)(registered)
-    checked = do(check)(built)
-    return do(promote)(checked, now)
+    return do(check)(built)

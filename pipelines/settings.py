@@ -20,6 +20,8 @@ from pydantic_settings import (
 from pipelines.errors import BadSettings
 
 HOME_VARIABLE = "TOUCHLINE_HOME"
+NOTIFY = "notify"
+"""Name of the secret that holds addresses of people."""
 PLACES = 16
 """How many places one home may run."""
 REMEMBERED = {"base_port", "use_cases", "use_case", "data", "replicas", "simulation_seed", "dags"}
@@ -60,6 +62,11 @@ class Home(NamedTuple):
     def landing(self) -> Path:
         """The bytes of every file that arrived, named by their digest."""
         return self.root / "landing"
+
+    @property
+    def docs(self) -> Path:
+        """The rendered page of each validation, one folder a use case, one a table."""
+        return self.root / "docs"
 
     @property
     def snapshots(self) -> Path:
@@ -144,6 +151,10 @@ class Settings(BaseSettings):
         None, description="The platform's PostgreSQL, when it is not the embedded one"
     )
     mlflow_url: str | None = Field(None, description="MLflow's address, when it is not this home's own")
+    notify: tuple[SecretStr, ...] = Field(
+        (),
+        description="Who hears of failures (JSON list): webhooks, addresses of Apprise; kept as a secret",
+    )
     simulation_seed: int = Field(7, ge=0, description="Seed of the simulated source")
     training_threads: int = Field(2, ge=1, description="Threads of one training run")
     lock_wait_seconds: float = Field(
@@ -190,6 +201,14 @@ class Settings(BaseSettings):
             return self.database_url.get_secret_value()
         password = self.at.secret("postgres-touchline")
         return f"postgresql://touchline:{password}@127.0.0.1:{self.ports.postgres}/touchline"
+
+    @property
+    def notified(self) -> tuple[str, ...]:
+        """Addresses of the environment, else those that the home keeps among its secrets."""
+        if self.notify:
+            return tuple(each.get_secret_value() for each in self.notify)
+        kept = self.at.secrets / NOTIFY
+        return tuple(kept.read_text().split()) if kept.exists() else ()
 
     @property
     def mlflow(self) -> str:

@@ -1,11 +1,11 @@
 """The seams: what the steps need from the outside world."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,44 +21,62 @@ Values = NDArray[np.float64]
 
 
 class Arrival(Frozen):
-    """A file that a source offers."""
+    """A file that a source offers, or what it read after its cursor."""
 
     name: str
     stamp: str
-    """Changes when the content may have changed (size and time of change)."""
+    """Changes when the content may have changed; of a source with a cursor: where to go on."""
+    settled: bool = True
+    """False while it may still be written to: then a last line without its end waits."""
 
 
 class Source(Protocol):
     """Where new rows come from."""
 
-    def arrivals(self, table: Table, now: datetime) -> Sequence[Arrival]:
-        """Every file there is for that table, oldest first."""
+    def arrivals(self, table: Table, now: datetime, last: str | None = None) -> Iterable[Arrival]:
+        """What there is for that table, oldest first; `last` is the stamp that was taken in last.
+
+        A source with a cursor offers what lies behind it. Its cursor is kept nowhere else than in the
+        intents, in the commit that names the rows (law L2).
+        """
 
     def open(self, table: Table, arrival: Arrival) -> BinaryIO:
-        """The file's bytes; the caller closes it."""
+        """The bytes of an arrival that was just offered; the caller closes them."""
 
 
-class Ragged(NamedTuple):
-    """A line with more or fewer cells than the header."""
+class Piece(NamedTuple):
+    """What one batch takes of a file."""
+
+    start: int
+    """Bytes of the plain file; in Parquet rows."""
+    stop: int
+    first: int
+    """Position of its first row among all of the file, from 1."""
+    rows: int
+
+
+class Cut(NamedTuple):
+    """A file as pieces."""
+
+    pieces: tuple[Piece, ...]
+    whole: bool
+    """False: a last line waits for its end."""
+
+
+class Torn(NamedTuple):
+    """A line that is no row."""
 
     row: int
     """Position among the data rows, from 1."""
-    cells: int
-    expected: int
+    reason: str
     text: str
 
 
 class Content(NamedTuple):
-    """A file's rows as text, with `_row` from 1; ragged lines apart."""
+    """A piece's rows as text, with their positions in `_row`; torn lines apart."""
 
     rows: "pl.DataFrame"
-    ragged: tuple[Ragged, ...]
-    reason: None = None
-
-    @property
-    def total(self) -> int:
-        """How many data rows arrived."""
-        return len(self.rows) + len(self.ragged)
+    torn: tuple[Torn, ...]
 
 
 class Unreadable(NamedTuple):
@@ -67,13 +85,21 @@ class Unreadable(NamedTuple):
     reason: str
     total: int
     """Its lines, so that nothing goes uncounted."""
+    unfinished: bool = False
+    """It may become one, when more of it comes."""
 
 
 class Reader(Protocol):
-    """Reads files of one format."""
+    """Reads landed files."""
 
-    def __call__(self, file: Path, table: Table) -> Content | Unreadable:
-        """The file's rows, or why it is no table."""
+    def cut(self, landed: Path, table: Table, since: tuple[int, int], *, settled: bool) -> Cut | Unreadable:
+        """Pieces behind (offset, row), or why the file is no table; (0, 1) is its beginning."""
+
+    def read(self, landed: Path, table: Table, piece: Piece | None) -> Content | Unreadable:
+        """The rows of one piece; None: of the whole file."""
+
+    def goes_on(self, old: Path, new: Path, at: int) -> int | None:
+        """Where the new file goes on, when it is the old one with more behind that offset; else None."""
 
 
 class Tables(Protocol):
@@ -105,8 +131,20 @@ class Finding(Frozen):
 class Validator(Protocol):
     """Judges rows by a suite of expectations."""
 
-    def validate(self, rows: "pl.DataFrame", suite: Path, parameters: Mapping[str, str]) -> tuple[Finding, ...]:
-        """Every rule that did not hold."""
+    def validate(
+        self,
+        rows: "pl.DataFrame",
+        suite: Path,
+        parameters: Mapping[str, str],
+        *,
+        without: Sequence[str] = (),
+        page: Path | None = None,
+    ) -> tuple[Finding, ...]:
+        """Every rule that did not hold; a page for people is kept where one is asked for.
+
+        `without` names columns that these rows need not have (the target, when serving): rules about them
+        are left out.
+        """
 
 
 class Tracker(Protocol):
@@ -179,6 +217,34 @@ class Event(Frozen):
     message: str
 
 
+class Notice(Frozen):
+    """What a person must hear of, once."""
+
+    key: str
+    """Names the cause: the same key is told once."""
+    severity: Literal["info", "warning", "failure"]
+    title: str
+    body: str
+    """What happened, and what to do."""
+
+
+class Notifier(Protocol):
+    """Reaches a person."""
+
+    def notify(self, notice: Notice) -> None:
+        """Tell it now; ServiceAway when it could not be told, so that it is tried again."""
+
+
+class NoticeBook(Protocol):
+    """Remembers what was told."""
+
+    def untold(self, key: str) -> bool:
+        """Whether nobody was told of that cause yet."""
+
+    def told(self, notice: Notice, at: datetime) -> None:
+        """Somebody was told."""
+
+
 class EvidenceBook(Protocol):
     """The record of candidates; the training key is unique in it."""
 
@@ -193,6 +259,22 @@ class EvidenceBook(Protocol):
 
     def by_version(self, use_case: str, version: str) -> Evidence | None:
         """The record of that version."""
+
+    def candidates(self, use_case: str) -> list[Evidence]:
+        """Every record of a use case, oldest first."""
+
+    def versions(self, use_case: str) -> Sequence[Evidence]:
+        """Every candidate that became a version, oldest first."""
+
+
+class LabelClaims(Protocol):
+    """Which labels asked for a training already."""
+
+    def claim(self, use_case: str, trained_at: datetime, now: datetime, enough: int) -> int:
+        """How many things were labelled since the training or the last claim; enough of them are claimed.
+
+        The same `now` again gives the same number, so that a repeated task says the same.
+        """
 
 
 class Scorer(Protocol):
@@ -240,7 +322,7 @@ class RunRecord(Frozen):
 
     training_key: str
     folder: Path
-    """`release/`, `code/` and `plots/`."""
+    """`release/`, `code/`, `plots/` and `tables/`."""
     parameters: dict[str, str]
     metrics: dict[str, float]
     facts: dict[str, str]
@@ -259,14 +341,17 @@ class Tools:
     tables_at: str
     landing: Path
     snapshots: Path
+    docs: Path
+    """Rendered pages of validations, one folder a table."""
     source: Source
-    read: Reader
+    reader: Reader
     tables: Tables
     validator: Validator
     modeller: Modeller
     tracker: Tracker
     registry: Registry
     evidence: EvidenceBook
+    claims: LabelClaims
     scorer: Scorer
     builder: Builder
     locks: Locks

@@ -10,7 +10,7 @@ from pipelines.errors import BadSettings
 from pipelines.origin import claim
 from pipelines.settings import Settings
 from pipelines.spec import UseCase
-from pipelines.tools import Locks, Source, Tools
+from pipelines.tools import Locks, NoticeBook, Notifier, Source, Tools
 
 if TYPE_CHECKING:
     from pipelines.rollout.reconciler import Reconciler
@@ -31,13 +31,13 @@ def use_case(settings: Settings, name: str) -> UseCase:
 
 def tools(settings: Settings, name: str) -> Tools:
     """The tools of one use case in this environment."""
-    from pipelines.adapters import csv_file
     from pipelines.adapters.bento_builder import BentoBuilder
     from pipelines.adapters.delta import DeltaTables
     from pipelines.adapters.expectations import ExpectationsValidator
     from pipelines.adapters.mlflow_store import MlflowStore
     from pipelines.adapters.own_code import OwnCodeScorer
-    from pipelines.adapters.postgres_book import PostgresBook
+    from pipelines.adapters.postgres_book import PostgresBook, PostgresClaims
+    from pipelines.adapters.readers import Readers
     from pipelines.adapters.xgboost_parts import XGBoostModeller
 
     home = settings.at
@@ -48,18 +48,34 @@ def tools(settings: Settings, name: str) -> Tools:
         tables_at=str(home.tables / name),
         landing=home.landing,
         snapshots=home.snapshots,
+        docs=home.docs / name,
         source=source(settings, name),
-        read=csv_file.read,
+        reader=Readers(),
         tables=DeltaTables(),
         validator=ExpectationsValidator(),
         modeller=XGBoostModeller(settings.training_threads),
         tracker=store,
         registry=store,
         evidence=PostgresBook(settings.database),
+        claims=PostgresClaims(settings.database),
         scorer=OwnCodeScorer(),
         builder=BentoBuilder(home.bentoml, home.places, LOCK_FILE),
         locks=locks(settings),
     )
+
+
+def notifier(settings: Settings) -> Notifier:
+    """The log, and every address that the home was given."""
+    from pipelines.adapters import notifiers
+
+    return notifiers.EveryNotifier([notifiers.LogNotifier(), *map(notifiers.of, settings.notified)])
+
+
+def notices(settings: Settings) -> NoticeBook:
+    """What people were told in this home."""
+    from pipelines.adapters.postgres_book import PostgresNotices
+
+    return PostgresNotices(settings.database)
 
 
 def locks(settings: Settings) -> Locks:

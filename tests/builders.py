@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipelines import catalog, fakes, flows
-from pipelines.adapters import csv_file
 from pipelines.adapters.delta import DeltaTables
 from pipelines.adapters.expectations import ExpectationsValidator
+from pipelines.adapters.readers import Readers
 from pipelines.adapters.sources import FolderSource
 from pipelines.adapters.xgboost_parts import XGBoostModeller
 from pipelines.records import Ledger
@@ -36,14 +36,16 @@ class World:
             tables_at=str(at / "tables"),
             landing=at / "landing",
             snapshots=at / "snapshots",
+            docs=at / "docs",
             source=FolderSource(self.drop),
-            read=csv_file.read,
+            reader=Readers(),
             tables=DeltaTables(),
             validator=ExpectationsValidator(),
             modeller=modeller,
             tracker=fakes.MemoryTracker(at / "runs"),
             registry=fakes.MemoryRegistry(),
             evidence=fakes.MemoryEvidence(),
+            claims=fakes.MemoryClaims(),
             scorer=fakes.HereScorer(self.use_case, modeller),
             builder=fakes.HereBuilder(),
             locks=fakes.MemoryLocks(),

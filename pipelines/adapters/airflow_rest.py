@@ -5,10 +5,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from pipelines.errors import Final, ServiceAway
+from pipelines.settings import Settings
 
 TIMEOUT_SECONDS = 30
 DONE = ("success", "failed")
@@ -60,6 +62,23 @@ class AirflowRest:
         body = {"logical_date": None, "conf": dict(conf or {})}
         run: str = self._call("POST", f"/dags/{quote(dag)}/dagRuns", body)["dag_run_id"]
         return run
+
+    def unpause(self, dag: str) -> None:
+        """Let its schedule count."""
+        self._call("PATCH", f"/dags/{quote(dag)}?update_mask=is_paused", {"is_paused": False})
+
+    def is_paused(self, dag: str) -> bool:
+        """Whether its schedule does not count; so it is for one that was not loaded yet."""
+        told = self._get(f"/dags?dag_id_pattern={quote(dag)}&limit=100&exclude_stale=true")["dags"]
+        return not any(one["dag_id"] == dag and not one["is_paused"] for one in told)
+
+    def runs(self, dag: str, most: int) -> list[tuple[str, str, datetime]]:
+        """(id, state, when due) of the newest runs, newest first; none of a DAG that was not loaded yet."""
+        try:
+            told = self._get(f"/dags/{quote(dag)}/dagRuns?limit={most}&order_by=-run_after")["dag_runs"]
+        except NotThere:
+            return []
+        return [(one["dag_run_id"], one["state"], datetime.fromisoformat(one["run_after"])) for one in told]
 
     def state(self, dag: str, run: str) -> str:
         """queued, running, success or failed."""
@@ -118,6 +137,16 @@ class AirflowRest:
             raise ServiceAway(f"Airflow at {self.url} does not answer: {error}") from error
 
 
+def of_home(settings: Settings) -> AirflowRest:
+    """This home's Airflow, signed in as its admin."""
+    url = f"http://127.0.0.1:{settings.ports.airflow}"
+    return AirflowRest(url, "admin", settings.at.secret("airflow-admin"))
+
+
+class NotThere(Final):
+    """Airflow knows nothing of that name."""
+
+
 class _NotSignedIn(Final):
     """The token has ended, or user and password are wrong."""
 
@@ -126,7 +155,7 @@ def _translated(error: urllib.error.HTTPError, call: str) -> Exception:
     said = error.read(400).decode(errors="replace")
     if error.code == 401:
         return _NotSignedIn(f"Airflow refused {call}: {said}")
-    kind = ServiceAway if error.code >= 500 else Final
+    kind = ServiceAway if error.code >= 500 else NotThere if error.code == 404 else Final
     return kind(f"Airflow answered {call} with {error.code}: {said}")
 
 

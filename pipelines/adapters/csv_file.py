@@ -1,70 +1,60 @@
-"""Reads a CSV file into text cells, and says why where it is none."""
+"""CSV: columns by name, every cell as text or null; delimiter and line ends as found."""
 
+import csv as words
+import io
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 import pyarrow as pa
 from pyarrow import csv
 
+from pipelines.adapters.plain_text import LONGEST, TooLong, cut, lines, slice_of
 from pipelines.spec import Table
-from pipelines.tools import Content, Ragged, Unreadable
+from pipelines.tools import Content, Cut, Piece, Torn, Unreadable
 
 CONFLICT_MARKERS = ("<<<<<<<", "=======", ">>>>>>>")
+DELIMITERS = ",;\t|"
+BOM = "\ufeff"
 
 
-def read(file: Path, table: Table) -> Content | Unreadable:
-    """`Reader`: columns by name, every cell as text or null; the bytes must be UTF-8."""
-    why = _header_fault(file, table)
-    if why is not None:
-        return Unreadable(why, _lines(file))
-    ragged: list[Ragged] = []
+class Header(NamedTuple):
+    """The first record."""
 
-    def set_aside(row: csv.InvalidRow) -> str:
-        ragged.append(Ragged(row.number - 1, row.actual_columns, row.expected_columns, row.text))
-        return "skip"
-
-    try:
-        cells = _parse(file, set_aside)
-    except (pa.ArrowInvalid, UnicodeDecodeError) as wrong:
-        return Unreadable(f"not a CSV table: {wrong}", _lines(file))
-    whole = cells.num_rows + len(ragged)
-    taken = {one.row for one in ragged}
-    places = pl.Series("_row", [row for row in range(1, whole + 1) if row not in taken], pl.Int64)
-    return Content(pl.DataFrame(pl.from_arrow(cells)).with_columns(places), tuple(ragged))
+    names: tuple[str, ...]
+    delimiter: str
+    size: int
+    """Where the rows begin."""
+    finished: bool
 
 
-def _parse(file: Path, set_aside: "csv.InvalidRowHandler") -> pa.Table:
-    names = _header(file)
-    return csv.read_csv(
-        file,
-        read_options=csv.ReadOptions(use_threads=False),
-        parse_options=csv.ParseOptions(
-            invalid_row_handler=set_aside, ignore_empty_lines=False, newlines_in_values=True
-        ),
-        convert_options=csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()),
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=True,
-            null_values=[""],
-        ),
-    )
+def header(file: Path, expected: tuple[str, ...] = ()) -> Header:
+    """The first record, split by the delimiter that gives most expected names, then most names at all."""
+    record = next(records(file, 0, ""), b"")
+    text = record.decode(errors="replace").removeprefix(BOM).rstrip("\r\n")
+    split = {each: tuple(_split(text, each)) for each in DELIMITERS}
+    best = max(DELIMITERS, key=lambda each: (len(set(expected) & set(split[each])), len(split[each])))
+    return Header(split[best], best, len(record), record.endswith(b"\n"))
 
 
-def _header(file: Path) -> list[str]:
-    with file.open(encoding="utf-8-sig", newline="") as text:
-        return [name.strip('"') for name in text.readline().rstrip("\r\n").split(",")]
+def _split(text: str, delimiter: str) -> Iterator[str]:
+    """Names without blanks around them; one that is empty, or stood before, gets its number."""
+    seen: set[str] = set()
+    for place, raw in enumerate(next(words.reader([text], delimiter=delimiter), []), 1):
+        name = raw.strip()
+        seen_before = name in seen or not name
+        seen.add(name)
+        yield f"{name or 'column'} {place}" if seen_before else name
 
 
-def _header_fault(file: Path, table: Table) -> str | None:
+def fault(found: Header, table: Table) -> str | None:
+    """Why the first record is no header of that table."""
     expected = [column.name for column in table.columns]
-    try:
-        found = _header(file)
-    except UnicodeDecodeError as wrong:
-        return f"the file is not UTF-8 text: {wrong.reason} at byte {wrong.start}"
-    if set(expected) & set(found) and len(set(found)) == len(found):
-        return None
-    first = ",".join(found)[:80]
-    if not first:
+    if set(expected) & set(found.names):
+        return _stands_twice(found, expected)
+    first = found.delimiter.join(found.names)[:80]
+    if not found.size:
         return "the file is empty: not even a header"
     told = f"line 1 is no header of {table.name}: expected {','.join(expected)}; found {first!r}"
     if first.startswith(CONFLICT_MARKERS):
@@ -72,6 +62,127 @@ def _header_fault(file: Path, table: Table) -> str | None:
     return told
 
 
-def _lines(file: Path) -> int:
-    with file.open("rb") as raw:
-        return sum(1 for _ in raw)
+def _stands_twice(found: Header, expected: list[str]) -> str | None:
+    for place, name in enumerate(found.names, 1):
+        if name.endswith(f" {place}") and name.removesuffix(f" {place}") in expected:
+            return f"the header names {name.removesuffix(f' {place}')} twice"
+    return None
+
+
+def pieces(file: Path, table: Table, since: tuple[int, int], *, settled: bool) -> Cut | Unreadable:
+    """Whole records from an offset and row on, cut into batches."""
+    try:
+        found = header(file, tuple(column.name for column in table.columns))
+        if not found.finished and not settled:
+            return Cut((), whole=False)
+        why = fault(found, table)
+        if why is not None:
+            return Unreadable(why, 0)
+        start, first = since if since[0] else (found.size, 1)
+        return cut(records(file, start, found.delimiter), start, first, settled=settled)
+    except TooLong as wrong:
+        return Unreadable(f"not a CSV table: {wrong}", 0)
+
+
+def records(file: Path, start: int, delimiter: str) -> Iterator[bytes]:
+    """Lines, those joined that a quoted cell spans; TooLong where a quote is never closed."""
+    cuts = tuple((each + '"').encode() for each in delimiter or DELIMITERS)
+    held: list[bytes] = []
+    size, is_open = 0, False
+    for line in lines(file, start):
+        is_open = _open_after(line, cuts, is_open=is_open)
+        if not is_open and not held:
+            yield line
+            continue
+        held.append(line)
+        size += len(line)
+        if size > LONGEST:
+            raise TooLong(f"a quote is not closed within {LONGEST // 2**20} MB: {held[0][:60]!r}")
+        if not is_open:
+            yield b"".join(held)
+            held, size = [], 0
+    if held and held[-1].endswith(b"\n"):
+        raise TooLong(f"a quote is not closed by the end of the file: {held[0][:60]!r}")
+    if held:
+        yield b"".join(held)
+
+
+def _open_after(line: bytes, cuts: tuple[bytes, ...], *, is_open: bool) -> bool:
+    """Whether a quoted cell goes on behind this line; a quote inside a bare cell is a letter."""
+    if b'"' not in line:
+        return is_open
+    place = 0
+    if not is_open and line.startswith(b'"'):
+        place, is_open = 1, True
+    while True:
+        if is_open:
+            place = line.find(b'"', place) + 1
+            if not place:
+                return True
+            if line[place : place + 1] == b'"':
+                place += 1
+                continue
+        starts = [found for each in cuts if (found := line.find(each, place)) >= 0]
+        if not starts:
+            return False
+        place, is_open = min(starts) + 2, True
+
+
+def read(file: Path, table: Table, piece: Piece | None) -> Content | Unreadable:
+    """The rows of one piece (None: of the whole file); lines with too few or too many cells apart."""
+    found = header(file, tuple(column.name for column in table.columns))
+    why = fault(found, table)
+    if why is not None:
+        return Unreadable(why, 0)
+    return _content(file, found, piece or Piece(found.size, file.stat().st_size, 1, 0))
+
+
+def head(file: Path) -> pl.DataFrame:
+    """The rows of the first batch, by whatever header there is."""
+    found = header(file)
+    first = cut(records(file, found.size, found.delimiter), found.size, 1, settled=True).pieces
+    told = _content(file, found, first[0] if first else Piece(0, 0, 1, 0))
+    if isinstance(told, Unreadable):
+        raise TooLong(told.reason)
+    return told.rows.drop("_row")
+
+
+def _content(file: Path, found: Header, piece: Piece) -> Content | Unreadable:
+    torn: list[Torn] = []
+
+    def set_aside(row: csv.InvalidRow) -> str:
+        why = f"the line has {row.actual_columns} cells, the header {row.expected_columns}"
+        torn.append(Torn(piece.first + row.number - 1, why, row.text))
+        return "skip"
+
+    try:
+        cells = _parse(slice_of(file, piece.start, piece.stop), found, set_aside)
+    except (pa.ArrowInvalid, UnicodeDecodeError) as wrong:
+        return Unreadable(f"not a CSV table: {wrong}", 0)
+    taken = {one.row for one in torn}
+    whole = range(piece.first, piece.first + cells.num_rows + len(torn))
+    places = pl.Series("_row", [row for row in whole if row not in taken], pl.Int64)
+    return Content(pl.DataFrame(pl.from_arrow(cells)).with_columns(places), tuple(torn))
+
+
+def _parse(body: bytes, found: Header, set_aside: "csv.InvalidRowHandler") -> pa.Table:
+    if not body:
+        return pa.table({name: pa.array([], pa.string()) for name in found.names})
+    return csv.read_csv(
+        io.BytesIO(body),
+        read_options=csv.ReadOptions(
+            use_threads=False, column_names=list(found.names), block_size=max(len(body) + 1, 2**16)
+        ),
+        parse_options=csv.ParseOptions(
+            delimiter=found.delimiter,
+            invalid_row_handler=set_aside,
+            ignore_empty_lines=False,
+            newlines_in_values=True,
+        ),
+        convert_options=csv.ConvertOptions(
+            column_types=dict.fromkeys(found.names, pa.string()),
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=True,
+            null_values=[""],
+        ),
+    )

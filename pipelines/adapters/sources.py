@@ -1,7 +1,8 @@
 """Sources whose content is files: a folder of real ones, or simulated drops."""
 
 import io
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from fnmatch import fnmatch
 from pathlib import Path
@@ -9,7 +10,25 @@ from typing import BinaryIO
 
 from pipelines.errors import BadSettings, BadUseCase
 from pipelines.spec import Files, Simulate, Table
-from pipelines.tools import Arrival
+from pipelines.tools import Arrival, Source
+
+QUIET_SECONDS = 60
+"""A file that was changed within this time may still be written to."""
+
+
+class PerTable:
+    """Each table's own source, by the table's name."""
+
+    def __init__(self, sources: Mapping[str, Source]) -> None:
+        self.sources = sources
+
+    def arrivals(self, table: Table, now: datetime, last: str | None = None) -> Iterable[Arrival]:
+        """What the table's source offers."""
+        return self.sources[table.name].arrivals(table, now, last)
+
+    def open(self, table: Table, arrival: Arrival) -> BinaryIO:
+        """Its bytes."""
+        return self.sources[table.name].open(table, arrival)
 
 
 class FolderSource:
@@ -18,8 +37,8 @@ class FolderSource:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def arrivals(self, table: Table, now: datetime) -> Sequence[Arrival]:
-        """Every matching file; BadSettings when there is no such folder."""
+    def arrivals(self, table: Table, now: datetime, last: str | None = None) -> Sequence[Arrival]:
+        """Every matching file, settled when it was left alone for a minute; BadSettings without a folder."""
         if not self.folder.is_dir():
             raise BadSettings(f"TOUCHLINE_DATA: {self.folder} is no folder")
         if not isinstance(table.source, Files):
@@ -27,7 +46,10 @@ class FolderSource:
         wanted = table.source.pattern
         files = [file for file in self.folder.iterdir() if file.is_file() and fnmatch(file.name, wanted)]
         found = sorted((file.stat().st_mtime_ns, file.name, file.stat().st_size) for file in files)
-        return [Arrival(name=name, stamp=f"{size}-{changed}") for changed, name, size in found]
+        quiet = time.time_ns() - QUIET_SECONDS * 10**9
+        return [
+            Arrival(name=name, stamp=f"{size}-{changed}", settled=changed < quiet) for changed, name, size in found
+        ]
 
     def open(self, table: Table, arrival: Arrival) -> BinaryIO:
         """The file's bytes."""
@@ -40,7 +62,7 @@ class SimulatedSource:
     def __init__(self, simulate: Simulate, seed: int, since: datetime) -> None:
         self.simulate, self.seed, self.since = simulate, seed, since
 
-    def arrivals(self, table: Table, now: datetime) -> Sequence[Arrival]:
+    def arrivals(self, table: Table, now: datetime, last: str | None = None) -> Sequence[Arrival]:
         """A file for each drop that is due by `now`."""
         drops = 1 + max(0, (now - self.since) // timedelta(days=1))
         return [Arrival(name=_name(table, drop), stamp=f"{self.seed}-{drop}") for drop in range(drops)]

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pipelines.settings import Home
+from pipelines.settings import NOTIFY, Home, Settings
 
 POSTGRES_ROLES = ("postgres", "airflow", "mlflow", "touchline")
 """`postgres` is the superuser; each of the others owns the database of its name."""
@@ -46,6 +46,12 @@ def generate(home: Home) -> None:
         if not (home.secrets / name).exists():
             write(home.secrets / name, make() + "\n")
     write(home.secrets / AIRFLOW_PASSWORDS, json.dumps({"admin": home.secret("airflow-admin")}) + "\n")
+
+
+def keep_addresses(settings: Settings) -> None:
+    """Addresses of people may hold tokens: they are kept beside the secrets, for every later start."""
+    if settings.notify:
+        write(settings.at.secrets / NOTIFY, "\n".join(settings.notified) + "\n")
 
 
 def write(file: Path, text: str) -> None:

@@ -57,7 +57,7 @@ def base_environment(given: Mapping[str, str]) -> dict[str, str]:
 
 def platform_environment(settings: Settings) -> dict[str, str]:
     """What every process of the platform needs to find this home."""
-    own = settings.model_fields_set - REMEMBERED - {"home"}
+    own = settings.model_fields_set - REMEMBERED - {"home", "notify"}
     return {
         **QUIET,
         "TOUCHLINE_HOME": str(settings.home),
@@ -164,6 +164,7 @@ def declared(settings: Settings) -> tuple[Service, ...]:
         _proxy(settings),
         _own(settings, "reconciler", "pipelines.rollout"),
         _own(settings, "shipper", "pipelines.predictions.shipper"),
+        _own(settings, "watcher", "pipelines.watcher"),
     )
 
 

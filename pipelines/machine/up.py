@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from pipelines import migrations
 from pipelines import settings as settings_of
-from pipelines.adapters.airflow_rest import AirflowRest, wait_for_run
+from pipelines.adapters.airflow_rest import AirflowRest, of_home, wait_for_run
 from pipelines.adapters.haproxy import HAProxy
 from pipelines.errors import BadSettings, Busy, CannotStart, Final, ServiceAway
 from pipelines.machine import first_answer, keeper, postgres, preflight, secrets, services
@@ -137,6 +137,7 @@ def _set_up(settings: Settings) -> None:
     settings_of.remember(settings)
     with step("secrets"):
         secrets.generate(home)
+        secrets.keep_addresses(settings)
     with step("PostgreSQL's files"):
         postgres.prepare(home)
     if not (home.proxy / "haproxy.cfg").exists():
@@ -196,19 +197,13 @@ def _run_tool(settings: Settings, *command: str) -> None:
 # --- health ----------------------------------------------------------------------------------------------
 
 
-def airflow(settings: Settings) -> AirflowRest:
-    """This home's Airflow, signed in as its admin."""
-    url = f"http://127.0.0.1:{settings.ports.airflow}"
-    return AirflowRest(url, "admin", settings.at.secret("airflow-admin"))
-
-
 def _probes(settings: Settings) -> tuple[tuple[str, Callable[[], bool]], ...]:
     """Each service with a question that only a working one answers with yes.
 
     The api-server builds the interface of its tasks at the first call, in seconds: asked for here, the first
     task of the main job does not wait for it.
     """
-    rest = airflow(settings)
+    rest = of_home(settings)
     return (
         ("airflow-api-server", rest.is_up),
         ("airflow's tasks", lambda: keeper.answers(f"http:{settings.ports.airflow}/execution/health")),
@@ -243,10 +238,11 @@ def _main_job(settings: Settings) -> Final | None:
         say(f"{settings.use_case}: its main job succeeded before and is not repeated")
         return None
     names = (f"ingest_{settings.use_case}", f"retrain_{settings.use_case}")
-    rest = airflow(settings)
+    rest = of_home(settings)
     with step("waiting for the DAGs"):
         _await_dags(rest, set(names), settings)
     for dag in names:
+        rest.unpause(dag)
         job = _run_dag(rest, dag)
         _tell(rest, job)
         if job.state != "success":

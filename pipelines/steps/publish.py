@@ -94,7 +94,7 @@ def _revise(tools: Tools, at: lake.TableAt, rows: pl.DataFrame) -> pl.DataFrame:
     """Add `_hash`, `_same` (equal to the revision in force) and `_revision`, in order within the batch."""
     key = list(at.table.key)
     hashed = rows.with_columns(_hash=_hashes(rows, [column.name for column in at.table.columns]))
-    joined = hashed.join(_latest(tools, at), on=key, how="left", maintain_order="left")
+    joined = hashed.join(_latest(tools, at, hashed), on=key, how="left", maintain_order="left")
     before = pl.col("_hash").shift(1).over(key)
     first = pl.col("_row") == pl.col("_row").min().over(key)
     return joined.with_columns(
@@ -106,8 +106,8 @@ def _revise(tools: Tools, at: lake.TableAt, rows: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _latest(tools: Tools, at: lake.TableAt) -> pl.DataFrame:
-    """Key, content hash and number of each revision in force; reads no other column of history."""
+def _latest(tools: Tools, at: lake.TableAt, rows: pl.DataFrame) -> pl.DataFrame:
+    """Key, content hash and number of the revision in force of each of these rows' keys."""
     key = list(at.table.key)
     history = tools.tables.scan(at.published)
     if not history.collect_schema():
@@ -117,10 +117,11 @@ def _latest(tools: Tools, at: lake.TableAt) -> pl.DataFrame:
     return (
         history
         .select(*key, "_hash", "_revision")
+        .join(rows.lazy().select(key).unique(), on=key, how="semi")
         .group_by(key)
         .agg(newest)
         .rename({"_hash": "_old_hash", "_revision": "_old_revision"})
-        .collect()
+        .collect(engine="streaming")
     )
 
 

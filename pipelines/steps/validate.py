@@ -5,22 +5,23 @@ import json
 import logging
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
-from pipelines import lake
+from pipelines import cells, lake
 from pipelines.lake import dtype
-from pipelines.records import Arrivals, Batch, CheckedArrivals, CheckedBatch
-from pipelines.spec import Field, Table, UseCase
-from pipelines.tools import Content, Finding, Tools, Unreadable
+from pipelines.records import Arrivals, Batch, CheckedArrivals, CheckedBatch, Told
+from pipelines.spec import Answers, Field, Table, UseCase
+from pipelines.tools import Content, Finding, Piece, Tools, Unreadable
 
 log = logging.getLogger(__name__)
 CHANGED_TYPE = 0.5
 """Share of a column's cells that do not read as its type, from which on the batch as a whole is refused."""
 MOST_REASONS = 20
-EXACT = 2.0**53
-"""Up to here a float holds every whole number."""
-WORDS = {"number": "a number", "integer": "a whole number"}
+FIRST = 5
+"""How many rows of a reason are named."""
+EMPTY = "the row is empty: separators and nothing between them"
 
 
 def validate(tools: Tools, use_case: UseCase, arrivals: Arrivals, now: datetime) -> CheckedArrivals:
@@ -45,29 +46,62 @@ def _judge(tools: Tools, table: Table, batch: Batch, now: datetime) -> CheckedBa
     at = lake.TableAt(tools.tables_at, table)
     uri = Path(at.checked) / f"{batch.number:08}.parquet"
     digest = suite_digest(suite)
-    content = tools.read(tools.landing / batch.digest, table)
+    content = _read(tools, table, batch)
     if isinstance(content, Unreadable):
         return CheckedBatch(
             batch=batch, uri="", suite=digest, failed=content.reason, broken=batch.rows, warnings=()
         )
-    rows = _typed(content.rows, table)
-    findings = _findings(tools, table, rows, suite, batch, now)
-    judged = _with_reasons(rows, findings)
-    whole = pl.concat([judged, _ragged(content, judged)], how="vertical").sort("_row")
+    page = tools.docs / table.name / f"{batch.number:08}.html"
+    judged = judge(tools, table, content.rows, suite, batch.received_at, now, page)
+    whole = pl.concat([judged.rows, _torn(content, judged.rows)], how="vertical").sort("_row")
     _keep(whole, uri)
-    _tell(table, batch, whole)
-    failed = [
-        *_wrong_columns(content.rows, rows, table),
-        *(f.reason for f in findings if f.severity == "critical"),
-    ]
+    reasons = told_of(whole)
+    _tell(table, batch, reasons, page)
     return CheckedBatch(
         batch=batch,
         uri=str(uri),
         suite=digest,
-        failed="; ".join(failed) or None,
+        failed="; ".join(judged.failed) or None,
         broken=whole.filter(pl.col("_reasons").list.len() > 0).height,
-        warnings=tuple(_warnings(findings)),
+        warnings=judged.warnings,
+        reasons=reasons,
+        page=page.absolute().as_uri(),
     )
+
+
+def _read(tools: Tools, table: Table, batch: Batch) -> Content | Unreadable:
+    if batch.unreadable is not None:
+        return Unreadable(batch.unreadable, batch.rows)
+    piece = None
+    if batch.start is not None and batch.stop is not None:
+        piece = Piece(batch.start, batch.stop, batch.first, batch.rows)
+    return tools.reader.read(tools.landing / batch.digest, table, piece)
+
+
+class Judged(NamedTuple):
+    """Rows in their types with `_raw` and `_reasons`, and what is wrong with them as a whole."""
+
+    rows: pl.DataFrame
+    failed: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def judge(
+    tools: Tools,
+    table: Table,
+    raw: pl.DataFrame,
+    suite: Path,
+    received_at: datetime,
+    now: datetime,
+    page: Path | None = None,
+) -> Judged:
+    """Judge text cells with their `_row` by the declaration and by the suite."""
+    rows = _typed(raw, table)
+    given = rows.drop("_row", "_raw", "_reasons").with_columns(received_at=pl.lit(received_at))
+    fresh_after = (now - table.max_age).isoformat()
+    findings = tools.validator.validate(given, suite, {"fresh_after": fresh_after}, page=page)
+    failed = [*_wrong_columns(raw, rows, table), *(f.reason for f in findings if f.severity == "critical")]
+    return Judged(_with_reasons(rows, findings), tuple(failed), tuple(_warnings(findings)))
 
 
 def _keep(rows: pl.DataFrame, uri: Path) -> None:
@@ -77,19 +111,22 @@ def _keep(rows: pl.DataFrame, uri: Path) -> None:
     uri.with_suffix(".partial").replace(uri)
 
 
-def _tell(table: Table, batch: Batch, rows: pl.DataFrame) -> None:
-    """The reasons, the most frequent first, each with its first rows: enough to mend the source."""
+def told_of(rows: pl.DataFrame) -> tuple[Told, ...]:
+    """The reasons of judged rows, the most frequent first."""
     broken = rows.select("_row", reason="_reasons").explode("reason").drop_nulls()
-    by_reason = broken.group_by("reason").agg(pl.len(), first=pl.col("_row").head(3)).sort("len", descending=True)
-    for reason, count, first in by_reason.head(MOST_REASONS).iter_rows():
-        log.warning("table=%s file=%s %d rows: %s (rows %s …)", table.name, batch.file, count, reason, first)
+    by_reason = broken.group_by("reason").agg(pl.len(), first=pl.col("_row").sort().head(FIRST))
+    ordered = by_reason.sort(["len", "reason"], descending=[True, False]).head(MOST_REASONS)
+    return tuple(
+        Told(reason=reason, rows=count, first=tuple(first)) for reason, count, first in ordered.iter_rows()
+    )
 
 
-def _findings(
-    tools: Tools, table: Table, rows: pl.DataFrame, suite: Path, batch: Batch, now: datetime
-) -> tuple[Finding, ...]:
-    given = rows.drop("_row", "_raw", "_reasons").with_columns(received_at=pl.lit(batch.received_at))
-    return tools.validator.validate(given, suite, {"fresh_after": (now - table.max_age).isoformat()})
+def _tell(table: Table, batch: Batch, reasons: tuple[Told, ...], page: Path) -> None:
+    for one in reasons:
+        log.warning(
+            "table=%s file=%s %d rows: %s (rows %s …)", table.name, batch.file, one.rows, one.reason, [*one.first]
+        )
+    log.info("table=%s batch=%d page=%s", table.name, batch.number, page.absolute().as_uri())
 
 
 def _warnings(findings: tuple[Finding, ...]) -> list[str]:
@@ -98,42 +135,32 @@ def _warnings(findings: tuple[Finding, ...]) -> list[str]:
     return batch + rows
 
 
+def zone_of(table: Table) -> str:
+    """The zone of times that the source writes without an offset."""
+    return "UTC" if isinstance(table.source, Answers) else table.source.zone
+
+
 def _typed(rows: pl.DataFrame, table: Table) -> pl.DataFrame:
     """Declared columns in their types, the row as it came in `_raw`, cells that are no value in `_reasons`."""
+    zone = zone_of(table)
     present = [column for column in table.columns if column.name in rows.columns]
     absent = [column for column in table.columns if column.name not in rows.columns]
     names = [name for name in rows.columns if name != "_row"]
+    empty = pl.all_horizontal(pl.col(names).is_null())
+    faults = pl.concat_list([_fault(column, table, zone) for column in present]).list.drop_nulls()
     return rows.select(
         "_row",
-        *(_cast(column).alias(column.name) for column in present),
+        *(cells.value(column, zone).alias(column.name) for column in present),
         *(pl.lit(None, dtype(column)).alias(column.name) for column in absent if column.optional),
         _raw=pl.struct(names).struct.json_encode(),
-        _reasons=pl.concat_list([_fault(column, table) for column in present]).list.drop_nulls(),
+        _reasons=pl.when(empty).then(pl.concat_list(pl.lit(EMPTY))).otherwise(faults),
     )
 
 
-def _cast(column: Field) -> pl.Expr:
-    """Text as its type, null where it is none; whole numbers keep all their digits, `29.0` is one too."""
-    cell = pl.col(column.name)
-    if column.type == "text":
-        return cell
-    number = cell.str.strip_chars().cast(pl.Float64, strict=False)
-    number = pl.when(number.is_finite()).then(number)
-    if column.type == "number":
-        return number
-    written_as_float = pl.when((number == number.round()) & (number.abs() < EXACT)).then(number)
-    return pl.coalesce(cell.str.strip_chars().cast(pl.Int64, strict=False), written_as_float.cast(pl.Int64))
-
-
-def _fault(column: Field, table: Table) -> pl.Expr:
+def _fault(column: Field, table: Table, zone: str) -> pl.Expr:
     """Why a cell cannot be: it is no value of its type, or a part of the key is missing."""
-    cell = pl.col(column.name)
-    missing = cell.is_null() if column.name in table.key else pl.lit(False)
-    if column.type == "text":
-        return pl.when(missing).then(pl.lit(f"{column.name} is missing"))
-    told = pl.format("{}: {} is not {}", pl.lit(column.name), cell, pl.lit(WORDS[column.type]))
-    no_value = cell.is_not_null() & _cast(column).is_null()
-    return pl.when(missing).then(pl.lit(f"{column.name} is missing")).when(no_value).then(told)
+    missing = pl.col(column.name).is_null() if column.name in table.key else pl.lit(False)
+    return pl.when(missing).then(pl.lit(f"{column.name} is missing")).otherwise(cells.fault(column, zone))
 
 
 def _wrong_columns(raw: pl.DataFrame, rows: pl.DataFrame, table: Table) -> list[str]:
@@ -165,13 +192,9 @@ def _with_reasons(rows: pl.DataFrame, findings: tuple[Finding, ...]) -> pl.DataF
     return joined.with_columns(_reasons=both).drop("_told")
 
 
-def _ragged(content: Content, like: pl.DataFrame) -> pl.DataFrame:
+def _torn(content: Content, like: pl.DataFrame) -> pl.DataFrame:
     rows = [
-        {
-            "_row": line.row,
-            "_raw": json.dumps({"line": line.text}),
-            "_reasons": [f"the line has {line.cells} cells, the header {line.expected}"],
-        }
-        for line in content.ragged
+        {"_row": line.row, "_raw": json.dumps({"line": line.text}), "_reasons": [line.reason]}
+        for line in content.torn
     ]
     return pl.DataFrame(rows, schema=like.schema)

@@ -1,0 +1,66 @@
+"""JSON Lines: one object a line, every value as the text that stands there."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipelines import cells
+from pipelines.adapters.plain_text import TooLong, cut, lines, slice_of
+from pipelines.spec import Table
+from pipelines.tools import Content, Cut, Piece, Torn, Unreadable
+
+
+def pieces(file: Path, table: Table, since: tuple[int, int], *, settled: bool) -> Cut | Unreadable:
+    """Whole lines from an offset and row on, cut into batches."""
+    try:
+        return cut(lines(file, since[0]), since[0], since[1], settled=settled)
+    except TooLong as wrong:
+        return Unreadable(f"not a JSON Lines table: {wrong}", 0)
+
+
+def read(file: Path, table: Table, piece: Piece | None) -> Content | Unreadable:
+    """The rows of one piece (None: of the whole file); lines that are no object apart."""
+    found = _content(file, piece or Piece(0, file.stat().st_size, 1, 0))
+    if not {column.name for column in table.columns} & set(found.rows.columns):
+        return Unreadable(f"no line has a column of {table.name}", 0)
+    return found
+
+
+def _content(file: Path, piece: Piece) -> Content:
+    records: list[dict[str, Any]] = []
+    torn: list[Torn] = []
+    places: list[int] = []
+    found = slice_of(file, piece.start, piece.stop).removesuffix(b"\n").split(b"\n")
+    for place, line in enumerate(found, piece.first):
+        try:
+            records.append(_object(line))
+            places.append(place)
+        except ValueError as wrong:
+            torn.append(Torn(place, f"the line is no JSON object: {wrong}", line.decode(errors="replace")))
+    rows = cells.from_records(records).with_columns(pl.Series("_row", places, pl.Int64))
+    return Content(rows, tuple(torn))
+
+
+def head(file: Path) -> pl.DataFrame:
+    """The rows of the first batch."""
+    first = cut(lines(file, 0), 0, 1, settled=True).pieces
+    return _content(file, first[0]).rows.drop("_row")
+
+
+class _NoObject(ValueError):
+    """A line that is JSON, but no object."""
+
+
+def _object(line: bytes) -> dict[str, str | None]:
+    found = json.loads(line.decode("utf-8-sig"), parse_float=str, parse_int=str, parse_constant=str)
+    if not isinstance(found, dict):
+        raise _NoObject(f"it is {type(found).__name__}")
+    return {name: _text(value) for name, value in found.items() if name.strip()}
+
+
+def _text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value)
