@@ -5,7 +5,7 @@ from datetime import datetime
 from pipelines import catalog, lake
 from pipelines.adapters.delta import DeltaTables
 from pipelines.adapters.postgres_book import PostgresBook, connected
-from pipelines.predictions import label_clock
+from pipelines.predictions import quality
 from pipelines.records import Ledger
 from pipelines.rollout.serving import Place
 from pipelines.settings import Settings
@@ -25,7 +25,7 @@ class UseCaseStatus(Frozen):
     places: tuple[Place, ...]
     ledger: tuple[Ledger, ...]
     labels: tuple[dict[str, str | int | float | None], ...]
-    """One a version, as `label_clock.Version` names them, with the mean loss."""
+    """One a version, as `quality.Version` names them, with the mean loss."""
     orphan_labels: int
     keyed_labels: int
     events: tuple[Event, ...]
@@ -48,7 +48,7 @@ def _one(settings: Settings, use_case: UseCase, now: datetime) -> UseCaseStatus:
     serving = book.serving(use_case.name)
     evidence = None if serving.version is None else book.by_version(use_case.name, serving.version)
     with connected(settings.database) as connection:
-        counted = label_clock.counts(connection, use_case, now)
+        counted = quality.counts(connection, use_case, now)
     return UseCaseStatus(
         use_case=use_case.name,
         endpoint=f"{settings.endpoint}/{use_case.name}",

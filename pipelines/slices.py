@@ -22,12 +22,14 @@ class _Coded(NamedTuple):
     words: list[str]
 
 
-def names(use_case: UseCase, columns: Columns) -> list[tuple[str, NDArray[np.bool_]]]:
+def names(use_case: UseCase, columns: Columns, n: int | None = None) -> list[tuple[str, NDArray[np.bool_]]]:
     """`all`, then every declared slice that has rows, as (name, (n,) mask).
+
+    Only the columns of `inputs` are needed; where these are none, `n` says how many rows there are.
 
     Names say the columns and their values, `Gender=male, Age=30..45`; a number's interval holds its lower end.
     """
-    n = len(next(iter(columns.values()))) if columns else 0
+    n = len(next(iter(columns.values()))) if n is None else n
     return [(ALL, np.ones(n, bool)), *(found for each in use_case.slices for found in _of(each, columns))]
 
 
