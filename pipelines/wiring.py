@@ -68,7 +68,10 @@ def notifier(settings: Settings) -> Notifier:
     """The log, and every address that the home was given."""
     from pipelines.adapters import notifiers
 
-    return notifiers.EveryNotifier([notifiers.LogNotifier(), *map(notifiers.of, settings.notified)])
+    return notifiers.EveryNotifier([
+        notifiers.LogNotifier(),
+        *(notifiers.of(one.get_secret_value()) for one in settings.notify),
+    ])
 
 
 def notices(settings: Settings) -> NoticeBook:
