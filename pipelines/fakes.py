@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
@@ -187,7 +188,7 @@ class HereBuilder:
     def __init__(self) -> None:
         self.built: dict[str, Path] = {}
 
-    def build(self, found: Found, model: Path, version: str) -> tuple[str, str]:
+    def build(self, found: Found, model: Path, version: str, evidence: Mapping[str, Any]) -> tuple[str, str]:
         """Name the folder."""
         tag = f"{found.name}:v{version}"
         self.built[tag] = model

@@ -28,6 +28,10 @@ Event = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 Assemble = Callable[[Mapping[str, DataFrame], datetime], DataFrame]
 Simulate = Callable[[int, int], Mapping[str, DataFrame]]
 
+RESERVED = frozenset({"prediction_id", "event_time"})
+"""Names that every request has."""
+UNSPOKEN = frozenset('"\\')
+"""What no name of an input may hold: it would have to be escaped in a request."""
 NAME = r"^[a-z][a-z0-9_]{1,30}$"
 
 
@@ -274,7 +278,7 @@ class UseCase(Frozen):
         ):
             if len(set(names)) != len(names):
                 raise ValueError(f"{what}: a name is used twice: {names}")
-        reserved = {"prediction_id", "event_time", self.entity} & {field.name for field in self.inputs}
+        reserved = (RESERVED | {self.entity}) & {field.name for field in self.inputs}
         if reserved:
             raise ValueError(f"inputs: {sorted(reserved)} are keys of a request, not inputs")
         for fault in self._faults():
@@ -287,6 +291,9 @@ class UseCase(Frozen):
             yield "inputs: a time is no input; a request has its event_time"
         if self.baseline is None and self.gate.worse_than_baseline_by_at_most is not None:
             yield "gate.worse_than_baseline_by_at_most: the use case has no baseline"
+        for name in (*inputs, self.entity):
+            if set(name) & UNSPOKEN or not name.isprintable():
+                yield f"inputs: {name!r} has a quote, a backslash or a control character and cannot be sent"
         for part in self.parts:
             if part.base is not None and part.base not in self.feature_names:
                 yield f"parts.{part.name}.base: {part.base!r} is not among feature_names"

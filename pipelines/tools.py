@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,6 +201,11 @@ class Evidence(Frozen):
     promotion_settled: str | None = None
     """How the request ended: `served`, or why it was not carried out."""
 
+    def carried(self) -> dict[str, Any]:
+        """What a bento says of itself wherever it is taken: what is known when it is built."""
+        later = {"version", "bento_tag", "bento_digest", "check", "promotion_asked_at", "promotion_settled"}
+        return self.model_dump(mode="json", exclude=later)
+
     @property
     def may_serve(self) -> bool:
         """Law L3: gate and check passed, and there is a bento."""
@@ -310,8 +315,8 @@ class Scorer(Protocol):
 class Builder(Protocol):
     """Makes bentos and starts them as they will be served."""
 
-    def build(self, found: Found, model: Path, version: str) -> tuple[str, str]:
-        """(tag, digest) of the bento of that version; built once."""
+    def build(self, found: Found, model: Path, version: str, evidence: Mapping[str, Any]) -> tuple[str, str]:
+        """(tag, digest) of the bento of that version, which carries the evidence; built once."""
 
     def ask(self, use_case: UseCase, tag: str, rows: Sequence[Mapping[str, object]]) -> Outputs:
         """Start the bento as a place, ask it row by row and in a batch, stop it."""
