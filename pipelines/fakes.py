@@ -15,7 +15,7 @@ from pipelines.catalog import Found
 from pipelines.errors import Busy
 from pipelines.serving import predictor
 from pipelines.spec import Columns, Outputs, UseCase
-from pipelines.tools import Evidence, Modeller, RunRecord
+from pipelines.tools import EntityLabel, Evidence, Modeller, RunRecord
 
 
 class MemoryTracker:
@@ -128,6 +128,24 @@ class MemoryClaims:
         if n >= enough:
             self.claims[use_case, now] = n
         return n
+
+
+class MemoryLabelBook:
+    """Labels in the order in which they came, each with the use case and table that told it."""
+
+    def __init__(self) -> None:
+        self.batches: dict[tuple[str, str], int] = {}
+        self.kept: list[tuple[tuple[str, str], EntityLabel]] = []
+
+    def handed(self, use_case: str, table: str) -> int:
+        """The last batch."""
+        return self.batches.get((use_case, table), 0)
+
+    def hand(self, use_case: str, table: str, batch: int, labels: Sequence[EntityLabel]) -> None:
+        """Keep them once."""
+        if batch > self.handed(use_case, table):
+            self.batches[use_case, table] = batch
+            self.kept += [((use_case, table), one) for one in labels]
 
 
 class MemoryLocks:

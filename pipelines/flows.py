@@ -9,6 +9,7 @@ from pipelines.spec import UseCase
 from pipelines.steps.build import build
 from pipelines.steps.check import check
 from pipelines.steps.gate import gate
+from pipelines.steps.hand_over import hand_over
 from pipelines.steps.promote import promote
 from pipelines.steps.publish import publish
 from pipelines.steps.receive import receive
@@ -30,10 +31,11 @@ class Runner(Protocol):
 
 
 def ingestion(do: Runner, table: str, now: datetime) -> Ledger:
-    """From new files to published rows."""
+    """From new files to published rows, and to the labels that they tell."""
     arrivals = do(receive)(table, now)
     checked = do(validate)(arrivals, now)
-    return do(publish)(checked)
+    published = do(publish)(checked)
+    return do(hand_over)(published)
 
 
 def retraining(do: Runner, wish: Wish, now: datetime) -> Promotion:

@@ -282,6 +282,26 @@ class LabelClaims(Protocol):
         """
 
 
+class EntityLabel(NamedTuple):
+    """What really happened to an entity, as a table tells it."""
+
+    key: str
+    actual: float
+    event_time: datetime | None
+    observed_at: datetime
+    received_at: datetime
+
+
+class LabelBook(Protocol):
+    """Labels that tables tell; a batch of a table is handed over once."""
+
+    def handed(self, use_case: str, table: str) -> int:
+        """Number of the last batch that was handed over; 0 before the first."""
+
+    def hand(self, use_case: str, table: str, batch: int, labels: Sequence[EntityLabel]) -> None:
+        """Keep labels and that batch, together or not at all; nothing when it was handed over already."""
+
+
 class Scorer(Protocol):
     """Runs releases in the code that they carry."""
 
@@ -357,6 +377,7 @@ class Tools:
     registry: Registry
     evidence: EvidenceBook
     claims: LabelClaims
+    labels: LabelBook
     scorer: Scorer
     builder: Builder
     locks: Locks

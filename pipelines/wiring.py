@@ -37,6 +37,7 @@ def tools(settings: Settings, name: str) -> Tools:
     from pipelines.adapters.mlflow_store import MlflowStore
     from pipelines.adapters.own_code import OwnCodeScorer
     from pipelines.adapters.postgres_book import PostgresBook, PostgresClaims
+    from pipelines.adapters.postgres_labels import PostgresLabelBook
     from pipelines.adapters.readers import Readers
     from pipelines.adapters.xgboost_parts import XGBoostModeller
 
@@ -58,6 +59,7 @@ def tools(settings: Settings, name: str) -> Tools:
         registry=store,
         evidence=PostgresBook(settings.database),
         claims=PostgresClaims(settings.database),
+        labels=PostgresLabelBook(settings.database),
         scorer=OwnCodeScorer(),
         builder=BentoBuilder(home.bentoml, home.places, LOCK_FILE),
         locks=locks(settings),

@@ -46,6 +46,7 @@ class World:
             registry=fakes.MemoryRegistry(),
             evidence=fakes.MemoryEvidence(),
             claims=fakes.MemoryClaims(),
+            labels=fakes.MemoryLabelBook(),
             scorer=fakes.HereScorer(self.use_case, modeller),
             builder=fakes.HereBuilder(),
             locks=fakes.MemoryLocks(),

@@ -132,14 +132,6 @@ def newest(connection: Connection, use_case: UseCase, now: datetime) -> tuple[Qu
     return tuple(found[key] for key in sorted(found))
 
 
-def labels_since(connection: Connection, use_case: str, since: datetime) -> int:
-    """How many labels that are for a prediction have arrived since."""
-    row = connection.execute(
-        "select count(*) from labels where use_case = %s and received_at > %s and joined", (use_case, since)
-    ).fetchone()
-    return int(row[0]) if row else 0
-
-
 def _one_moment(connection: Connection) -> None:
     connection.execute("set transaction isolation level repeatable read")
 

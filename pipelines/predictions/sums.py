@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipelines import metrics
 from pipelines.metrics import Additive
-from pipelines.spec import UseCase
+from pipelines.spec import Frozen, UseCase
 
 Values = NDArray[np.float64]
 LAGS = 101
@@ -24,7 +24,7 @@ CONFIDENCE = 0.95
 _REACH = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 
 
-class Figure(NamedTuple):
+class Figure(Frozen):
     """A number with its interval; None where the rows are too few for one."""
 
     value: float
@@ -141,7 +141,7 @@ def _figure(metric: Additive, sums: Values) -> Figure | None:
     if not np.isfinite(value):
         return None
     lower, upper = (end if np.isfinite(end) else None for end in metric.interval(sums[1:], n, CONFIDENCE))
-    return Figure(value, lower, upper, n)
+    return Figure(value=value, lower=lower, upper=upper, n=n)
 
 
 def _lag_bin(lag: Values) -> NDArray[np.intp]:
@@ -156,4 +156,5 @@ def share(part: int, whole: int) -> Figure | None:
     reach = _REACH**2 / whole
     middle = (part / whole + reach / 2) / (1 + reach)
     half = _REACH / (1 + reach) * float(np.sqrt(part * (whole - part) / whole**3 + reach / (4 * whole)))
-    return Figure(part / whole, max(0.0, middle - half), min(1.0, middle + half), whole)
+    lower, upper = max(0.0, middle - half), min(1.0, middle + half)
+    return Figure(value=part / whole, lower=lower, upper=upper, n=whole)

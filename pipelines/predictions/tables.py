@@ -59,13 +59,13 @@ def turn(connection: Connection) -> Generator[None]:
 
 def append_predictions(connection: Connection, rows: list[Row]) -> None:
     """Append them, in the order of PREDICTION_COLUMNS; only within a `turn`."""
-    _make_days(connection, {row[_REQUESTED_AT] for row in rows}, "predictions", "outcomes")
+    make_days(connection, {row[_REQUESTED_AT] for row in rows}, "predictions", "outcomes")
     copy(connection, "predictions", PREDICTION_COLUMNS, rows)
 
 
 def append_labels(connection: Connection, rows: list[Row]) -> None:
     """Append them, in the order of LABEL_COLUMNS; only within a `turn`."""
-    _make_days(connection, {row[_RECEIVED_AT] for row in rows}, "labels")
+    make_days(connection, {row[_RECEIVED_AT] for row in rows}, "labels")
     copy(connection, "labels", LABEL_COLUMNS, rows)
 
 
@@ -79,8 +79,8 @@ def copy(connection: Connection, table: str, columns: Iterable[str], rows: list[
                 copying.write_row(row)
 
 
-def _make_days(connection: Connection, times: set[datetime], *tables: str) -> None:
-    """The partitions of these days, and of the next ones while there is time."""
+def make_days(connection: Connection, times: set[datetime], *tables: str) -> None:
+    """The partitions of these times, and of the next days while there is time."""
     days = {time.astimezone(UTC).date() for time in times}
     ahead = {max(days) + timedelta(days=n) for n in range(1, _DAYS_AHEAD + 1)} if days else set()
     for table in tables:

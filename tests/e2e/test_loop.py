@@ -153,7 +153,7 @@ def test_labels_meet_their_predictions_once_and_unknown_ones_are_kept(stack):
     labels += [labels[0], {"prediction_id": "nobody", "actual": 1.0}]
     assert stack.ask("/calories/labels", labels).status == 202
     assert stack.ask("/calories/labels", labels[0]).status == 202
-    assert stack.ask("/calories/labels", {"User_ID": 7, "actual": 50.0}).status == 202
+    assert stack.ask("/calories/labels", {"User_ID": 123, "actual": 50.0}).status == 202
     wait_for(lambda: counts(stack)["1"]["labelled"] == before["labelled"] + 5, "five labelled predictions")
     wait_for(lambda: stack.case()["orphan_labels"] == orphans + 1, "the orphan label")
     assert stack.case()["keyed_labels"] >= 1
