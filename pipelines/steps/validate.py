@@ -53,8 +53,8 @@ def _judge(tools: Tools, table: Table, batch: Batch, now: datetime) -> CheckedBa
         )
     page = tools.docs / table.name / f"{batch.number:08}.html"
     judged = judge(tools, table, content.rows, suite, batch.received_at, now, page)
-    whole = pl.concat([judged.rows, _torn(content, judged.rows)], how="vertical").sort("_row")
-    _keep(whole, uri)
+    whole = pl.concat([judged.rows, torn_rows(content, judged.rows)], how="vertical").sort("_row")
+    keep(whole, uri)
     reasons = told_of(whole)
     _tell(table, batch, reasons, page)
     return CheckedBatch(
@@ -104,7 +104,7 @@ def judge(
     return Judged(_with_reasons(rows, findings), tuple(failed), tuple(_warnings(findings)))
 
 
-def _keep(rows: pl.DataFrame, uri: Path) -> None:
+def keep(rows: pl.DataFrame, uri: Path) -> None:
     """The file gets its name when it is whole."""
     uri.parent.mkdir(parents=True, exist_ok=True)
     rows.write_parquet(uri.with_suffix(".partial"))
@@ -192,7 +192,8 @@ def _with_reasons(rows: pl.DataFrame, findings: tuple[Finding, ...]) -> pl.DataF
     return joined.with_columns(_reasons=both).drop("_told")
 
 
-def _torn(content: Content, like: pl.DataFrame) -> pl.DataFrame:
+def torn_rows(content: Content, like: pl.DataFrame) -> pl.DataFrame:
+    """Lines that are no rows, in the columns of judged ones."""
     rows = [
         {"_row": line.row, "_raw": json.dumps({"line": line.text}), "_reasons": [line.reason]}
         for line in content.torn
