@@ -5,11 +5,11 @@ import logging
 import sys
 
 from pipelines import settings as settings_of
-from pipelines.commands import flow, machine
+from pipelines.commands import flow, machine, quarantine, suggest, validate
 from pipelines.errors import Final, TouchlineError
 
 FINAL, AGAIN, INTERRUPTED = 1, 75, 130
-ROOMS = (machine, flow)
+ROOMS = (machine, flow, validate, quarantine, suggest)
 
 
 def main(argv: list[str] | None = None) -> int:

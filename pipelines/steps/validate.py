@@ -3,6 +3,8 @@
 import hashlib
 import json
 import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +15,7 @@ from pipelines import cells, lake
 from pipelines.lake import dtype
 from pipelines.records import Arrivals, Batch, CheckedArrivals, CheckedBatch, Told
 from pipelines.spec import Answers, Field, Table, UseCase
-from pipelines.tools import Content, Finding, Piece, Tools, Unreadable
+from pipelines.tools import Content, Finding, Piece, Tools, Unreadable, Validator
 
 log = logging.getLogger(__name__)
 CHANGED_TYPE = 0.5
@@ -34,6 +36,31 @@ def validate(tools: Tools, use_case: UseCase, arrivals: Arrivals, now: datetime)
             table.name, each.batch.number, each.batch.rows, each.broken, each.failed, list(each.warnings),
         )  # fmt: skip
     return CheckedArrivals(table=table.name, batches=checked)
+
+
+def without(tools: Tools, table: Table, names: Sequence[str]) -> tuple[Tools, Table]:
+    """Judges and declaration for rows that lack these columns, from the same suite: a label, when serving."""
+    kept = tuple(column for column in table.columns if column.name not in names)
+    changed = replace(tools, validator=_Without(tools.validator, tuple(names)))
+    return changed, table.model_copy(update={"columns": kept})
+
+
+class _Without(NamedTuple):
+    """A validator that leaves out rules about some columns."""
+
+    whole: Validator
+    names: tuple[str, ...]
+
+    def validate(
+        self,
+        rows: pl.DataFrame,
+        suite: Path,
+        parameters: Mapping[str, str],
+        *,
+        without: Sequence[str] = (),
+        page: Path | None = None,
+    ) -> tuple[Finding, ...]:
+        return self.whole.validate(rows, suite, parameters, without=(*self.names, *without), page=page)
 
 
 def suite_digest(suite: Path) -> str:
