@@ -125,8 +125,8 @@ def judge(
     """Judge text cells with their `_row` by the declaration and by the suite."""
     rows = _typed(raw, table)
     given = rows.drop("_row", "_raw", "_reasons").with_columns(received_at=pl.lit(received_at))
-    fresh_after = (now - table.max_age).isoformat()
-    findings = tools.validator.validate(given, suite, {"fresh_after": fresh_after}, page=page)
+    parameters = {"fresh_after": (now - table.max_age).isoformat(), "now": now.isoformat()}
+    findings = tools.validator.validate(given, suite, parameters, page=page)
     failed = [*_wrong_columns(raw, rows, table), *(f.reason for f in findings if f.severity == "critical")]
     return Judged(_with_reasons(rows, findings), tuple(failed), tuple(_warnings(findings)))
 
