@@ -256,6 +256,19 @@ def _told(error: Any) -> str:
     return f"TOUCHLINE_{name}: {error['msg']}" if name else str(error["msg"]).removeprefix("Value error, ")
 
 
+def variable(name: str) -> str:
+    """A variable of the environment that a use case names; BadSettings when it is not set."""
+    try:
+        return os.environ[name]
+    except KeyError:
+        raise BadSettings(f"{name}: a use case reads it, and it is not set") from None
+
+
+def bucket_endpoint() -> str | None:
+    """Where S3 is, when it is not Amazon's: AWS_ENDPOINT_URL, as for every other tool."""
+    return os.environ.get("AWS_ENDPOINT_URL")
+
+
 def remember(settings: Settings) -> None:
     """Keep in the home what later commands must agree on."""
     kept = settings.model_dump(mode="json", include=REMEMBERED)

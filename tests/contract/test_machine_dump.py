@@ -23,7 +23,7 @@ def test_every_database_is_dumped_whole_and_can_be_restored(postgres, settings):
     assert {file.name for file in folder.iterdir()} == {"airflow.dump", "mlflow.dump", "touchline.dump"}
     assert folder.name.startswith("layout-1-")
     listed = subprocess.run(
-        [str(server.wheel() / "pg_restore"), "--data-only", "--table=kept", "--file=-", str(folder / "touchline.dump")],
+        [str(server.wheel() / "pg_restore"), "--data-only", "--table=kept", "--file=-", folder / "touchline.dump"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "a row" in listed.stdout
