@@ -5,11 +5,12 @@ what cannot start from the bento alone is never built.
 """
 
 import fcntl
+import json
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -35,11 +36,12 @@ class Built(NamedTuple):
     stamp: Stamp
 
 
-def build(model: Path, use_case: str, version: str, store: Path, lock: Path) -> Built:
+def build(model: Path, use_case: str, version: str, store: Path, lock: Path, evidence: Mapping[str, Any]) -> Built:
     """Build the bento of a registered version, or return the one that is already there and whole.
 
     `model` holds `release/` and the `code/` that it was trained with, `version` is the registered one, `store`
-    the home of BentoML, `lock` the hash-locked requirements. Raises CheckFailed when the bento does not start.
+    the home of BentoML, `lock` the hash-locked requirements, `evidence` what the bento says of itself. Raises
+    CheckFailed when the bento does not start.
     """
     release_digest = digest.of_folder(model / "release")
     name = f"v{version}-{release_digest[:12]}"
@@ -59,6 +61,7 @@ def build(model: Path, use_case: str, version: str, store: Path, lock: Path) -> 
             lock_digest=digest.of_files([("requirements.txt", lock.read_bytes())]),
         )
         (source / "stamp.json").write_text(stamp.model_dump_json(indent=1))
+        (source / "evidence.json").write_text(json.dumps(evidence, indent=1, sort_keys=True))
         shutil.copyfile(Path(__file__).parent / "service.py", source / "service.py")
         shutil.copyfile(lock, source / "requirements.txt")
         _publish(_run(staging, use_case, name, _bentofile(use_case, source)), final)

@@ -1,13 +1,19 @@
 """One BentoML service for every use case: the release and its stamp lie beside this file.
 
 A place serves `app` by `pipelines.serving.run`: the hot path outside, the service behind it. Under `bentoml
-serve` the hot path is the service's middleware, so the same contract is answered, but nobody keeps a log.
+serve` the hot path is the service's middleware, so the same contract is answered, but nobody keeps a log;
+the code is then read from the wheels beside this file, whatever is installed on that machine.
 """
 
 import gc
 import os
+import sys
 from pathlib import Path
 from typing import Any
+
+HERE = Path(__file__).parent
+if not os.environ.get("TOUCHLINE_PLACE_CODE"):
+    sys.path[:0] = [str(wheel) for wheel in sorted((HERE / "wheels").glob("*.whl"))]
 
 import bentoml
 import msgspec
@@ -16,8 +22,6 @@ import pipelines
 from pipelines.errors import CannotStart
 from pipelines.serving import place, schema, start
 from pipelines.serving.hot import Hot, Route, asked
-
-HERE = Path(__file__).parent
 
 
 def _from_the_bento(code: str | None) -> None:

@@ -3,8 +3,10 @@
 import shutil
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +15,7 @@ from pipelines.catalog import Found
 from pipelines.errors import Busy
 from pipelines.serving import predictor
 from pipelines.spec import Columns, Outputs, UseCase
-from pipelines.tools import Evidence, Modeller, RunRecord
+from pipelines.tools import EntityLabel, Evidence, Modeller, RunRecord
 
 
 class MemoryTracker:
@@ -99,10 +101,51 @@ class MemoryEvidence:
         found = (each for each in self.book.values() if (each.use_case, each.version) == (use_case, version))
         return next(found, None)
 
+    def candidates(self, use_case: str) -> list[Evidence]:
+        """In the order in which they came."""
+        return [each for each in self.book.values() if each.use_case == use_case]
+
     def versions(self, use_case: str) -> list[Evidence]:
         """Those that became a version, oldest first."""
         found = (each for each in self.book.values() if each.use_case == use_case and each.version)
         return sorted(found, key=lambda each: int(each.version or 0))
+
+
+class MemoryClaims:
+    """Moments of labels in, claims out."""
+
+    def __init__(self) -> None:
+        self.labelled: dict[str, list[datetime]] = {}
+        self.claims: dict[tuple[str, datetime], int] = {}
+
+    def claim(self, use_case: str, trained_at: datetime, now: datetime, enough: int) -> int:
+        """Count what came since the later of training and last claim."""
+        if (use_case, now) in self.claims:
+            return self.claims[use_case, now]
+        before = [at for name, at in self.claims if name == use_case]
+        since = max([trained_at, *before])
+        n = sum(since < at <= now for at in self.labelled.get(use_case, []))
+        if n >= enough:
+            self.claims[use_case, now] = n
+        return n
+
+
+class MemoryLabelBook:
+    """Labels in the order in which they came, each with the use case and table that told it."""
+
+    def __init__(self) -> None:
+        self.batches: dict[tuple[str, str], int] = {}
+        self.kept: list[tuple[tuple[str, str], EntityLabel]] = []
+
+    def handed(self, use_case: str, table: str) -> int:
+        """The last batch."""
+        return self.batches.get((use_case, table), 0)
+
+    def hand(self, use_case: str, table: str, batch: int, labels: Sequence[EntityLabel]) -> None:
+        """Keep them once."""
+        if batch > self.handed(use_case, table):
+            self.batches[use_case, table] = batch
+            self.kept += [((use_case, table), one) for one in labels]
 
 
 class MemoryLocks:
@@ -145,7 +188,7 @@ class HereBuilder:
     def __init__(self) -> None:
         self.built: dict[str, Path] = {}
 
-    def build(self, found: Found, model: Path, version: str) -> tuple[str, str]:
+    def build(self, found: Found, model: Path, version: str, evidence: Mapping[str, Any]) -> tuple[str, str]:
         """Name the folder."""
         tag = f"{found.name}:v{version}"
         self.built[tag] = model

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
-from pipelines.records import Ledger, Promotion
+from pipelines.records import Checked, Gated, Ledger, Promotion, Wish
 from pipelines.spec import UseCase
 from pipelines.steps.build import build
 from pipelines.steps.check import check
 from pipelines.steps.gate import gate
+from pipelines.steps.hand_over import hand_over
 from pipelines.steps.promote import promote
 from pipelines.steps.publish import publish
 from pipelines.steps.receive import receive
@@ -30,18 +31,23 @@ class Runner(Protocol):
 
 
 def ingestion(do: Runner, table: str, now: datetime) -> Ledger:
-    """From new files to published rows."""
+    """From new files to published rows, and to the labels that they tell."""
     arrivals = do(receive)(table, now)
     checked = do(validate)(arrivals, now)
-    return do(publish)(checked)
+    published = do(publish)(checked)
+    return do(hand_over)(published)
 
 
-def retraining(do: Runner, now: datetime) -> Promotion:
+def retraining(do: Runner, wish: Wish, now: datetime) -> Promotion:
     """From published rows to a version that may serve."""
-    snapshot = do(take_snapshot)(now)
-    candidate = do(train)(snapshot, now)
-    gated = do(gate)(candidate)
+    snapshot = do(take_snapshot)(wish, now)
+    candidate = do(train)(snapshot, wish, now)
+    checked = building(do, do(gate)(candidate, wish))
+    return do(promote)(checked, wish, now)
+
+
+def building(do: Runner, gated: Gated) -> Checked:
+    """From a candidate that passed the gate to a bento that answers like it."""
     registered = do(register)(gated)
     built = do(build)(registered)
-    checked = do(check)(built)
-    return do(promote)(checked, now)
+    return do(check)(built)

@@ -5,7 +5,7 @@ from datetime import datetime
 from pipelines import catalog, lake
 from pipelines.adapters.delta import DeltaTables
 from pipelines.adapters.postgres_book import PostgresBook, connected
-from pipelines.predictions import label_clock
+from pipelines.predictions import quality as clock
 from pipelines.records import Ledger
 from pipelines.rollout.serving import Place
 from pipelines.settings import Settings
@@ -25,9 +25,15 @@ class UseCaseStatus(Frozen):
     places: tuple[Place, ...]
     ledger: tuple[Ledger, ...]
     labels: tuple[dict[str, str | int | float | None], ...]
-    """One a version, as `label_clock.Version` names them, with the mean loss."""
+    """One a version, as `pipelines.predictions.quality.Version` names them, with the mean loss."""
+    roles: tuple[clock.Quality, ...]
+    """One a version and role, of all there ever was."""
+    quality: tuple[clock.Quality, ...]
+    """The same over the shortest window that holds a label."""
     orphan_labels: int
     keyed_labels: int
+    waiting_labels: int
+    """Of those by key: for no record (yet)."""
     events: tuple[Event, ...]
 
 
@@ -48,7 +54,9 @@ def _one(settings: Settings, use_case: UseCase, now: datetime) -> UseCaseStatus:
     serving = book.serving(use_case.name)
     evidence = None if serving.version is None else book.by_version(use_case.name, serving.version)
     with connected(settings.database) as connection:
-        counted = label_clock.counts(connection, use_case, now)
+        counted = clock.counts(connection, use_case, now)
+        roles = clock.quality(connection, use_case, now, clock.EVER, every_slice=False)
+        newest = clock.newest(connection, use_case, now)
     return UseCaseStatus(
         use_case=use_case.name,
         endpoint=f"{settings.endpoint}/{use_case.name}",
@@ -59,7 +67,10 @@ def _one(settings: Settings, use_case: UseCase, now: datetime) -> UseCaseStatus:
         places=serving.places,
         ledger=ledgers(settings, use_case),
         labels=tuple({**each._asdict(), "mean_loss": each.mean_loss} for each in counted.versions),
+        roles=roles,
+        quality=newest,
         orphan_labels=counted.orphans,
         keyed_labels=counted.keyed,
+        waiting_labels=counted.waiting,
         events=tuple(book.events(use_case.name, 5)),
     )

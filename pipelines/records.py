@@ -3,7 +3,21 @@
 from datetime import datetime
 from typing import Literal
 
+from pydantic import Field as field_of
+
 from pipelines.spec import Frozen, State
+
+
+class Calibrator(Frozen):
+    """How a part's probabilities are mended, as numbers."""
+
+    kind: Literal["sigmoid", "temperature", "isotonic"]
+    slope: float = 1.0
+    intercept: float = 0.0
+    """Of the line through the log odds."""
+    x: tuple[float, ...] = ()
+    y: tuple[float, ...] = ()
+    """Corners of the isotonic function."""
 
 
 class Part(Frozen):
@@ -13,6 +27,11 @@ class Part(Frozen):
     kind: Literal["regressor", "classifier"]
     booster: str
     onnx: str
+    base: int | None = None
+    """Column of the features that its answer starts from."""
+    calibrator: Calibrator | None = None
+    parameters: dict[str, float | int | str] = field_of(default_factory=dict)
+    """As trained: declared, or found by tuning."""
 
 
 class Manifest(Frozen):
@@ -133,6 +152,27 @@ class Ledger(Frozen):
         ))
 
 
+class Wish(Frozen):
+    """Why a training is wanted, and of which rows."""
+
+    reason: str = "asked for by hand"
+    as_of: datetime | None = None
+    """Only rows that had arrived by then; None: by the time of the run."""
+    snapshot: str | None = None
+    """Beginning of the digest of a snapshot that was taken before; its rows are used again."""
+    force: bool = False
+    """Judge again and ask to serve, also where that was done before or the rows are older than the champion's."""
+
+
+class Due(Frozen):
+    """Whether labels ask for a training before its time."""
+
+    due: bool
+    labels: int
+    """New ones since the last training."""
+    reason: str
+
+
 class Chosen(Frozen):
     """Which quarantined rows are meant; None: all."""
 
@@ -191,6 +231,30 @@ class Candidate(Frozen):
     """True: these data, code and parameters were trained before; nothing was trained now."""
 
 
+Interval = tuple[float, float, float]
+"""(difference, lower, upper) of two models' metrics on the same rows."""
+
+
+class SliceVerdict(Frozen):
+    """One declared slice of the held-out rows."""
+
+    name: str
+    rows: int
+    candidate: float | None
+    against_champion: Interval | None
+    """None without a champion, or with too few rows to say."""
+
+
+class CalibrationVerdict(Frozen):
+    """Whether a probability means what it says."""
+
+    output: str
+    error: float
+    """Expected calibration error on the held-out rows."""
+    allowed: float
+    """What a calibrated model of the same probabilities stays below."""
+
+
 class GateVerdict(Frozen):
     """Candidate against champion on the same held-out rows."""
 
@@ -201,9 +265,31 @@ class GateVerdict(Frozen):
     """None where an answer was not finite, so that there is no metric."""
     champion: float | None
     champion_version: str | None
-    difference: tuple[float, float, float] | None
-    """(difference, lower, upper) of candidate - champion; None without a champion."""
+    difference: Interval | None
+    """Of candidate - champion; None without a champion."""
     rows: int
+    baseline: float | None = None
+    against_baseline: Interval | None = None
+    calibration: tuple[CalibrationVerdict, ...] = ()
+    slices: tuple[SliceVerdict, ...] = ()
+
+
+class Window(Frozen):
+    """One step of a backtest: trained on what was before `start`, judged on what came up to `end`."""
+
+    start: datetime
+    end: datetime
+    learnt: int
+    judged: int
+    metrics: dict[str, float]
+
+
+class Backtest(Frozen):
+    """What would have been answered, window after window."""
+
+    windows: tuple[Window, ...]
+    whole: GateVerdict
+    """The gate's questions on all windows together."""
 
 
 class Gated(Frozen):

@@ -29,6 +29,10 @@ Event = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 Assemble = Callable[[Mapping[str, DataFrame], datetime], DataFrame]
 Simulate = Callable[[int, int], Mapping[str, DataFrame]]
 
+RESERVED = frozenset({"prediction_id", "event_time"})
+"""Names that every request has."""
+UNSPOKEN = frozenset('"\\')
+"""What no name of an input may hold: it would have to be escaped in a request."""
 NAME = r"^[a-z][a-z0-9_]{1,30}$"
 
 
@@ -203,6 +207,8 @@ class Gate(Frozen):
     at_most: float
     worse_by_at_most: float = field_of(ge=0)
     """Declared margin: the upper end of the paired interval of (candidate - champion) stays below."""
+    worse_than_baseline_by_at_most: float | None = None
+    """The same against the use case's `baseline`; below 0: it must be better by that much. None: shown only."""
     slice_worse_by_at_most: float | None = field_of(default=None, ge=0)
     """In no slice may the lower end of that interval lie above this; None: slices are shown, not gated."""
     confidence: float = field_of(default=0.95, gt=0.5, lt=1)
@@ -226,6 +232,7 @@ class UseCase(Frozen):
     `fit_state(columns)` learns vocabularies and medians; JSON. `features(columns, state)` gives float32
     (n, len(feature_names)); it is the only feature code, offline and online. `outputs(raw, columns)` turns the
     parts' raw answers ((n,) each: value, or probability of the positive class) into named outputs.
+    `baseline(columns)` is what one would answer without a model, under the same names.
     `loss(outputs, actual)` gives (n,). `simulate(seed, drop)` gives the tables of one simulated drop.
     `labels(table, rows)` says what newly published rows of a table tell of entities that were predicted:
     columns `entity` and `actual`, where known also `event_time` and `observed_at`; no rows: nothing.
@@ -259,6 +266,8 @@ class UseCase(Frozen):
     """Largest relative difference allowed between an answer of the bento and of the offline model."""
     ingest_schedule: str = "*/15 * * * *"
     retrain_schedule: str = "15 2 * * *"
+    labels_schedule: str = "*/10 * * * *"
+    """How often the new labels are counted."""
     retrain_after_labels: int | None = field_of(default=None, ge=1)
     """So many new labels since the last training ask for the next one before its time."""
     assemble: Assemble
@@ -266,6 +275,7 @@ class UseCase(Frozen):
     features: Callable[[Columns, State], NDArray[np.float32]]
     outputs: Callable[[Mapping[str, NDArray[np.float64]], Columns], Outputs]
     loss: Loss
+    baseline: Callable[[Columns], Outputs] | None = None
     simulate: Simulate | None = None
     labels: Callable[[str, DataFrame], DataFrame] | None = None
 
@@ -280,7 +290,7 @@ class UseCase(Frozen):
         ):
             if len(set(names)) != len(names):
                 raise ValueError(f"{what}: a name is used twice: {names}")
-        reserved = {"prediction_id", "event_time", self.entity} & {field.name for field in self.inputs}
+        reserved = (RESERVED | {self.entity}) & {field.name for field in self.inputs}
         if reserved:
             raise ValueError(f"inputs: {sorted(reserved)} are keys of a request, not inputs")
         for fault in self._faults():
@@ -291,6 +301,11 @@ class UseCase(Frozen):
         inputs = {field.name: field for field in self.inputs}
         if any(field.type == "time" for field in self.inputs):
             yield "inputs: a time is no input; a request has its event_time"
+        if self.baseline is None and self.gate.worse_than_baseline_by_at_most is not None:
+            yield "gate.worse_than_baseline_by_at_most: the use case has no baseline"
+        for name in (*inputs, self.entity):
+            if set(name) & UNSPOKEN or not name.isprintable():
+                yield f"inputs: {name!r} has a quote, a backslash or a control character and cannot be sent"
         for part in self.parts:
             if part.base is not None and part.base not in self.feature_names:
                 yield f"parts.{part.name}.base: {part.base!r} is not among feature_names"

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,6 +201,11 @@ class Evidence(Frozen):
     promotion_settled: str | None = None
     """How the request ended: `served`, or why it was not carried out."""
 
+    def carried(self) -> dict[str, Any]:
+        """What a bento says of itself wherever it is taken: what is known when it is built."""
+        later = {"version", "bento_tag", "bento_digest", "check", "promotion_asked_at", "promotion_settled"}
+        return self.model_dump(mode="json", exclude=later)
+
     @property
     def may_serve(self) -> bool:
         """Law L3: gate and check passed, and there is a bento."""
@@ -215,6 +220,34 @@ class Event(Frozen):
     use_case: str
     kind: str
     message: str
+
+
+class Notice(Frozen):
+    """What a person must hear of, once."""
+
+    key: str
+    """Names the cause: the same key is told once."""
+    severity: Literal["info", "warning", "failure"]
+    title: str
+    body: str
+    """What happened, and what to do."""
+
+
+class Notifier(Protocol):
+    """Reaches a person."""
+
+    def notify(self, notice: Notice) -> None:
+        """Tell it now; ServiceAway when it could not be told, so that it is tried again."""
+
+
+class NoticeBook(Protocol):
+    """Remembers what was told."""
+
+    def untold(self, key: str) -> bool:
+        """Whether nobody was told of that cause yet."""
+
+    def told(self, notice: Notice, at: datetime) -> None:
+        """Somebody was told."""
 
 
 class EvidenceBook(Protocol):
@@ -232,8 +265,41 @@ class EvidenceBook(Protocol):
     def by_version(self, use_case: str, version: str) -> Evidence | None:
         """The record of that version."""
 
+    def candidates(self, use_case: str) -> list[Evidence]:
+        """Every record of a use case, oldest first."""
+
     def versions(self, use_case: str) -> Sequence[Evidence]:
         """Every candidate that became a version, oldest first."""
+
+
+class LabelClaims(Protocol):
+    """Which labels asked for a training already."""
+
+    def claim(self, use_case: str, trained_at: datetime, now: datetime, enough: int) -> int:
+        """How many things were labelled since the training or the last claim; enough of them are claimed.
+
+        The same `now` again gives the same number, so that a repeated task says the same.
+        """
+
+
+class EntityLabel(NamedTuple):
+    """What really happened to an entity, as a table tells it."""
+
+    key: str
+    actual: float
+    event_time: datetime | None
+    observed_at: datetime
+    received_at: datetime
+
+
+class LabelBook(Protocol):
+    """Labels that tables tell; a batch of a table is handed over once."""
+
+    def handed(self, use_case: str, table: str) -> int:
+        """Number of the last batch that was handed over; 0 before the first."""
+
+    def hand(self, use_case: str, table: str, batch: int, labels: Sequence[EntityLabel]) -> None:
+        """Keep labels and that batch, together or not at all; nothing when it was handed over already."""
 
 
 class Scorer(Protocol):
@@ -249,8 +315,8 @@ class Scorer(Protocol):
 class Builder(Protocol):
     """Makes bentos and starts them as they will be served."""
 
-    def build(self, found: Found, model: Path, version: str) -> tuple[str, str]:
-        """(tag, digest) of the bento of that version; built once."""
+    def build(self, found: Found, model: Path, version: str, evidence: Mapping[str, Any]) -> tuple[str, str]:
+        """(tag, digest) of the bento of that version, which carries the evidence; built once."""
 
     def ask(self, use_case: UseCase, tag: str, rows: Sequence[Mapping[str, object]]) -> Outputs:
         """Start the bento as a place, ask it row by row and in a batch, stop it."""
@@ -281,7 +347,7 @@ class RunRecord(Frozen):
 
     training_key: str
     folder: Path
-    """`release/`, `code/` and `plots/`."""
+    """`release/`, `code/`, `plots/` and `tables/`."""
     parameters: dict[str, str]
     metrics: dict[str, float]
     facts: dict[str, str]
@@ -310,6 +376,8 @@ class Tools:
     tracker: Tracker
     registry: Registry
     evidence: EvidenceBook
+    claims: LabelClaims
+    labels: LabelBook
     scorer: Scorer
     builder: Builder
     locks: Locks

@@ -11,7 +11,7 @@ from pipelines.errors import BadSettings
 from pipelines.origin import claim
 from pipelines.settings import Settings
 from pipelines.spec import Answers, Sql, Table, UseCase
-from pipelines.tools import Locks, Source, Tools
+from pipelines.tools import Locks, NoticeBook, Notifier, Source, Tools
 
 if TYPE_CHECKING:
     from pipelines.rollout.reconciler import Reconciler
@@ -37,7 +37,8 @@ def tools(settings: Settings, name: str) -> Tools:
     from pipelines.adapters.expectations import ExpectationsValidator
     from pipelines.adapters.mlflow_store import MlflowStore
     from pipelines.adapters.own_code import OwnCodeScorer
-    from pipelines.adapters.postgres_book import PostgresBook
+    from pipelines.adapters.postgres_book import PostgresBook, PostgresClaims
+    from pipelines.adapters.postgres_labels import PostgresLabelBook
     from pipelines.adapters.readers import Readers
     from pipelines.adapters.xgboost_parts import XGBoostModeller
 
@@ -58,10 +59,29 @@ def tools(settings: Settings, name: str) -> Tools:
         tracker=store,
         registry=store,
         evidence=PostgresBook(settings.database),
+        claims=PostgresClaims(settings.database),
+        labels=PostgresLabelBook(settings.database),
         scorer=OwnCodeScorer(),
         builder=BentoBuilder(home.bentoml, home.places, LOCK_FILE),
         locks=locks(settings),
     )
+
+
+def notifier(settings: Settings) -> Notifier:
+    """The log, and every address that the home was given."""
+    from pipelines.adapters import notifiers
+
+    return notifiers.EveryNotifier([
+        notifiers.LogNotifier(),
+        *(notifiers.of(one.get_secret_value()) for one in settings.notify),
+    ])
+
+
+def notices(settings: Settings) -> NoticeBook:
+    """What people were told in this home."""
+    from pipelines.adapters.postgres_book import PostgresNotices
+
+    return PostgresNotices(settings.database)
 
 
 def locks(settings: Settings) -> Locks:

@@ -45,6 +45,8 @@ class World:
             tracker=fakes.MemoryTracker(at / "runs"),
             registry=fakes.MemoryRegistry(),
             evidence=fakes.MemoryEvidence(),
+            claims=fakes.MemoryClaims(),
+            labels=fakes.MemoryLabelBook(),
             scorer=fakes.HereScorer(self.use_case, modeller),
             builder=fakes.HereBuilder(),
             locks=fakes.MemoryLocks(),

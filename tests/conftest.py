@@ -6,7 +6,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,7 +57,14 @@ def home() -> Iterator[Home]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL with the three databases, alone for these tests; gone afterwards, whole.
+    """A PostgreSQL with the three databases, alone for these tests; gone afterwards, whole."""
+    with running_postgres() as server:
+        yield server
+
+
+@contextmanager
+def running_postgres() -> Generator[Postgres]:
+    """Started here and gone afterwards.
 
     Its keeper stops it also when the tests are killed.
     """

@@ -25,7 +25,7 @@ def make_bento(release: Path, version: str, store: Path, found: catalog.Found | 
         model, here = Path(made), found or catalog.locate("calories")
         shutil.copytree(release, model / "release")
         provenance.copy_code(here, model / "code")
-        return build(model, here.name, version, store, LOCK)
+        return build(model, here.name, version, store, LOCK, {"training_key": f"test-{version}"})
 
 
 def answers(url: str) -> bool:

@@ -5,13 +5,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from pipelines.errors import Final, ServiceAway
+from pipelines.settings import Settings
 
 TIMEOUT_SECONDS = 30
 DONE = ("success", "failed")
+FRAME = ("::group::", "::endgroup::", "Retry policy decision", "Task failed with exception")
 
 
 class TaskRun(NamedTuple):
@@ -61,6 +64,23 @@ class AirflowRest:
         run: str = self._call("POST", f"/dags/{quote(dag)}/dagRuns", body)["dag_run_id"]
         return run
 
+    def unpause(self, dag: str) -> None:
+        """Let its schedule count."""
+        self._call("PATCH", f"/dags/{quote(dag)}?update_mask=is_paused", {"is_paused": False})
+
+    def is_paused(self, dag: str) -> bool:
+        """Whether its schedule does not count; so it is for one that was not loaded yet."""
+        told = self._get(f"/dags?dag_id_pattern={quote(dag)}&limit=100&exclude_stale=true")["dags"]
+        return not any(one["dag_id"] == dag and not one["is_paused"] for one in told)
+
+    def runs(self, dag: str, most: int) -> list[tuple[str, str, datetime]]:
+        """(id, state, when due) of the newest runs, newest first; none of a DAG that was not loaded yet."""
+        try:
+            told = self._get(f"/dags/{quote(dag)}/dagRuns?limit={most}&order_by=-run_after")["dag_runs"]
+        except NotThere:
+            return []
+        return [(one["dag_run_id"], one["state"], datetime.fromisoformat(one["run_after"])) for one in told]
+
     def state(self, dag: str, run: str) -> str:
         """queued, running, success or failed."""
         state: str = self._get(_run(dag, run))["state"]
@@ -81,10 +101,10 @@ class AirflowRest:
         ]
 
     def log(self, dag: str, run: str, task: TaskRun) -> list[str]:
-        """The lines of the task's last try."""
+        """The lines of the task's last try, without those that Airflow frames them with."""
         path = f"{_run(dag, run)}/taskInstances/{quote(task.task)}/logs/{max(task.tries, 1)}"
         content = self._get(f"{path}?map_index={task.map_index}&full_content=true")["content"]
-        return [line for entry in content for line in _lines(entry)]
+        return [line for entry in content for line in _lines(entry) if not line.startswith(FRAME)]
 
     def _get(self, path: str) -> Any:
         return self._call("GET", path, None)
@@ -118,6 +138,16 @@ class AirflowRest:
             raise ServiceAway(f"Airflow at {self.url} does not answer: {error}") from error
 
 
+def of_home(settings: Settings) -> AirflowRest:
+    """This home's Airflow, signed in as its admin."""
+    url = f"http://127.0.0.1:{settings.ports.airflow}"
+    return AirflowRest(url, "admin", settings.at.secret("airflow-admin"))
+
+
+class NotThere(Final):
+    """Airflow knows nothing of that name."""
+
+
 class _NotSignedIn(Final):
     """The token has ended, or user and password are wrong."""
 
@@ -126,7 +156,7 @@ def _translated(error: urllib.error.HTTPError, call: str) -> Exception:
     said = error.read(400).decode(errors="replace")
     if error.code == 401:
         return _NotSignedIn(f"Airflow refused {call}: {said}")
-    kind = ServiceAway if error.code >= 500 else Final
+    kind = ServiceAway if error.code >= 500 else NotThere if error.code == 404 else Final
     return kind(f"Airflow answered {call} with {error.code}: {said}")
 
 

@@ -30,9 +30,9 @@ class BentoBuilder:
     def __init__(self, store: Path, places: Path, lock: Path) -> None:
         self.store, self.places, self.lock = store, places, lock
 
-    def build(self, found: Found, model: Path, version: str) -> tuple[str, str]:
+    def build(self, found: Found, model: Path, version: str, evidence: Mapping[str, Any]) -> tuple[str, str]:
         """(tag, digest) of the bento; the same files give the same bento."""
-        built = bento.build(model, found.name, version, self.store, self.lock)
+        built = bento.build(model, found.name, version, self.store, self.lock, evidence)
         return built.tag, built.digest
 
     def ask(self, use_case: UseCase, tag: str, rows: Sequence[Mapping[str, object]]) -> Outputs:

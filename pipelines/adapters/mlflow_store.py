@@ -63,7 +63,8 @@ class MlflowStore:
                 mlflow.log_params(run.parameters)
                 mlflow.log_metrics(run.metrics)
                 mlflow.log_input(_dataset(run), context="training")
-                mlflow.log_artifacts(str(run.folder / "plots"), "plots")
+                for shown in ("plots", "tables"):
+                    mlflow.log_artifacts(str(run.folder / shown), shown)
                 mlflow.pyfunc.log_model(
                     name=MODEL,
                     loader_module=LOADER,
@@ -164,7 +165,14 @@ class MlflowStore:
             return str(self.client.get_model_version(use_case, version).run_id or "") or None
 
 
-SHOWN = ("touchline.gate", "touchline.gate_reason", "touchline.check", "touchline.bento", "touchline.rows")
+SHOWN = (
+    "touchline.reason",
+    "touchline.gate",
+    "touchline.gate_reason",
+    "touchline.check",
+    "touchline.bento",
+    "touchline.rows",
+)
 
 
 @contextmanager

@@ -6,9 +6,11 @@ import numpy as np
 import xgboost
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy.stats import binom
 
+from pipelines.metrics import expected_calibration_error
 from pipelines.records import Manifest, Part
-from pipelines.spec import Outputs, UseCase
+from pipelines.spec import Calibrated, Outputs, UseCase
 
 MOST_POINTS = 4000
 
@@ -16,11 +18,20 @@ MOST_POINTS = 4000
 def draw(
     use_case: UseCase, manifest: Manifest, folder: Path, outputs: Outputs, actual: NDArray[np.float64]
 ) -> None:
-    """Write `plots/held_out_<output>.png` and `plots/importance_<part>.png`."""
+    """Write `held_out_<output>.png`, `reliability_<output>.png` and `importance_<part>.png` into `plots/`.
+
+    Residuals are drawn where a part learns what a label reports, reliability of probabilities that must be
+    calibrated.
+    """
     plots = folder / "plots"
     plots.mkdir()
-    for name, values in outputs.items():
-        _held_out(use_case, name, values, actual).savefig(plots / f"held_out_{name}.png", dpi=110)
+    probabilities = {each.output for each in use_case.calibrated}
+    if any(part.kind == "regressor" and part.target == use_case.target for part in use_case.parts):
+        for name in outputs.keys() - probabilities:
+            _held_out(use_case, name, outputs[name], actual).savefig(plots / f"held_out_{name}.png", dpi=110)
+    for each in use_case.calibrated:
+        figure = _reliability(each, outputs[each.output], each.event(actual))
+        figure.savefig(plots / f"reliability_{each.output}.png", dpi=110)
     for part in manifest.parts:
         figure = _importance(manifest, part, folder / "release" / part.booster)
         figure.savefig(plots / f"importance_{part.name}.png", dpi=110)
@@ -38,6 +49,31 @@ def _held_out(use_case: UseCase, name: str, values: NDArray[np.float64], actual:
     left.set_title(f"held out, n = {len(actual):,}")
     right.hist(values - actual, bins=60)
     right.set(xlabel=f"{name} - actual {use_case.target_unit}", ylabel="rows", title="residuals")
+    return figure
+
+
+def _reliability(asked: Calibrated, said: NDArray[np.float64], happened: NDArray[np.float64]) -> Figure:
+    """What was said against how often it happened, with the band of a calibrated model in each bin."""
+    places = np.minimum((said * asked.bins).astype(int), asked.bins - 1)
+    counts = np.bincount(places, minlength=asked.bins)
+    filled = counts > 0
+    mean = np.bincount(places, said, asked.bins)[filled] / counts[filled]
+    share = np.bincount(places, happened, asked.bins)[filled] / counts[filled]
+    lower, upper = binom.interval(asked.confidence, counts[filled], mean) / counts[filled]
+    figure = Figure(figsize=(6, 6.4), layout="constrained")
+    curve, below = figure.subplots(2, 1, height_ratios=(4, 1), sharex=True)
+    curve.plot([0, 1], [0, 1], color="black", linewidth=0.8)
+    curve.fill_between(
+        mean, lower, upper, alpha=0.25, label=f"a calibrated model, {asked.confidence:.0%} of draws"
+    )
+    curve.plot(mean, share, marker="o", label="held out")
+    error = expected_calibration_error(said, happened, asked.bins)
+    curve.set(
+        ylabel="how often it happened", title=f"{asked.output}: n = {len(said):,}, calibration error {error:.3f}"
+    )
+    curve.legend(loc="upper left")
+    below.bar(mean, counts[filled], width=0.6 / asked.bins)
+    below.set(xlabel=f"what was said: {asked.output}", ylabel="rows", xlim=(0, 1))
     return figure
 
 

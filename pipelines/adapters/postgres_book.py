@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from typing import LiteralString
 
 import psycopg
@@ -14,7 +15,7 @@ from psycopg.types.json import Jsonb
 from pipelines.errors import Busy, ServiceAway
 from pipelines.rollout.serving import Serving
 from pipelines.spec import Frozen
-from pipelines.tools import Event, Evidence
+from pipelines.tools import Event, Evidence, Notice
 
 CONNECT_SECONDS = 5
 POLL_SECONDS = 0.2
@@ -68,6 +69,14 @@ class PostgresBook:
     def by_version(self, use_case: str, version: str) -> Evidence | None:
         """The record of that version."""
         return self._one("use_case = %s and evidence ->> 'version' = %s", use_case, version)
+
+    def candidates(self, use_case: str) -> list[Evidence]:
+        """Every record, oldest first."""
+        with connected(self._url) as connection:
+            rows = connection.execute(
+                "select evidence from candidates where use_case = %s order by created_at", (use_case,)
+            ).fetchall()
+        return [Evidence.model_validate(row[0]) for row in rows]
 
     def versions(self, use_case: str) -> list[Evidence]:
         """Every candidate that became a version, oldest first."""
@@ -137,6 +146,58 @@ class PostgresBook:
 
 def _json(record: Frozen) -> Jsonb:
     return Jsonb(record.model_dump(mode="json"))
+
+
+_CLAIM = """
+with before as (
+  select greatest(%(trained_at)s, max(at)) as at from label_claims where use_case = %(use_case)s
+), counted as (
+  select count(distinct coalesce(prediction_id, entity_key)) as n from labels, before
+  where use_case = %(use_case)s and joined and received_at > before.at and received_at <= %(now)s
+), kept as (
+  insert into label_claims (use_case, at, labels)
+  select %(use_case)s, %(now)s, n from counted where n >= %(enough)s
+)
+select n from counted
+"""
+
+
+class PostgresClaims:
+    """`LabelClaims` over the labels of the log."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def claim(self, use_case: str, trained_at: datetime, now: datetime, enough: int) -> int:
+        """Things labelled since the later of training and last claim; enough of them are claimed."""
+        given = {"use_case": use_case, "trained_at": trained_at, "now": now, "enough": enough}
+        with connected(self._url) as connection:
+            kept = connection.execute(
+                "select labels from label_claims where use_case = %(use_case)s and at = %(now)s", given
+            ).fetchone()
+            row = kept or connection.execute(_CLAIM, given).fetchone()
+        return int(row[0]) if row else 0
+
+
+class PostgresNotices:
+    """`NoticeBook` in the platform's database."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def untold(self, key: str) -> bool:
+        """Whether nobody was told of that cause yet."""
+        with connected(self._url) as connection:
+            return connection.execute("select 1 from notices where key = %s", (key,)).fetchone() is None
+
+    def told(self, notice: Notice, at: datetime) -> None:
+        """Keep it; the first telling counts."""
+        with connected(self._url) as connection:
+            connection.execute(
+                "insert into notices (key, at, severity, title, body) values (%s, %s, %s, %s, %s) "
+                "on conflict (key) do nothing",
+                (notice.key, at, notice.severity, notice.title, notice.body),
+            )
 
 
 class PostgresLocks:

@@ -10,10 +10,14 @@ import numpy as np
 import xgboost
 from numpy.typing import NDArray
 
-from pipelines.records import Manifest, Part
+from pipelines.adapters.search import Learner, calibrate, tune
+from pipelines.calibration import finish
+from pipelines.records import Calibrator, Manifest, Part
 from pipelines.spec import Columns, Outputs, UseCase
+from pipelines.spec import Part as Declared
 
 Values = NDArray[np.float64]
+Matrix = NDArray[np.float32]
 
 
 class XGBoostModeller:
@@ -27,28 +31,16 @@ class XGBoostModeller:
         folder.mkdir(parents=True, exist_ok=True)
         state = json.loads(json.dumps(use_case.fit_state(columns)))
         matrix = use_case.features(columns, state)
-        parts = tuple(
-            self._part(
-                part.kind,
-                part.name,
-                dict(part.parameters),
-                use_case.seed,
-                matrix,
-                targets[part.target],
-                folder,
-            )
-            for part in use_case.parts
-        )
-        manifest = Manifest(
+        parts = tuple(self._part(use_case, part, matrix, targets[part.target], folder) for part in use_case.parts)
+        return Manifest(
             use_case=use_case.name, module="", training_key="", snapshot="", trained_at=datetime.now(UTC),
             parts=parts, state=state, feature_names=use_case.feature_names, ranges=_ranges(columns), metrics={},
         )  # fmt: skip
-        return manifest
 
     def answer(self, use_case: UseCase, manifest: Manifest, folder: Path, columns: Columns) -> Outputs:
         """Boosters by XGBoost, features and outputs by the use case; (n,) each."""
         matrix = use_case.features(columns, manifest.state)
-        raw = {part.name: _predict(folder / part.booster, matrix) for part in manifest.parts}
+        raw = {part.name: finish(part, _predict(folder / part.booster, matrix), matrix) for part in manifest.parts}
         return use_case.outputs(raw, columns)
 
     def draw(self, use_case: UseCase, manifest: Manifest, folder: Path, outputs: Outputs, actual: Values) -> None:
@@ -57,28 +49,30 @@ class XGBoostModeller:
 
         plots.draw(use_case, manifest, folder, outputs, actual)
 
-    def _part(
-        self,
-        kind: Any,
-        name: str,
-        parameters: dict[str, Any],
-        seed: int,
-        matrix: Any,
-        target: Values,
-        folder: Path,
-    ) -> Part:
-        make = xgboost.XGBRegressor if kind == "regressor" else xgboost.XGBClassifier
-        model = make(**{"random_state": seed, "n_jobs": self.threads, "tree_method": "hist", **parameters})
-        model.fit(matrix, target)
-        part = Part(name=name, kind=kind, booster=f"{name}.ubj", onnx=f"{name}.onnx")
-        model.save_model(folder / part.booster)
-        (folder / part.onnx).write_bytes(_onnx(model, matrix.shape[1]))
-        return part
+    def _part(self, use_case: UseCase, part: Declared, matrix: Matrix, target: Values, folder: Path) -> Part:
+        """Tune within the budget, fit on all rows, calibrate on answers to rows that each fold left out."""
+        base = None if part.base is None else use_case.feature_names.index(part.base)
+        learner = Learner(part.kind, {"n_jobs": self.threads, "random_state": use_case.seed}, base)
+        chosen = dict(part.parameters)
+        if use_case.tuning is not None:
+            chosen |= tune(use_case, part, learner, matrix, target)
+        model = learner.fit(chosen, matrix, target)
+        calibrator: Calibrator | None = None
+        if part.calibration != "none":
+            calibrator = calibrate(use_case, part.calibration, learner, chosen, matrix, target)
+        made = Part(
+            name=part.name, kind=part.kind, booster=f"{part.name}.ubj", onnx=f"{part.name}.onnx",
+            base=base, calibrator=calibrator, parameters=chosen,
+        )  # fmt: skip
+        model.save_model(folder / made.booster)
+        (folder / made.onnx).write_bytes(_onnx(model, matrix.shape[1]))
+        return made
 
 
 def _ranges(columns: Columns) -> dict[str, tuple[float, float]]:
-    numbers = {name: values for name, values in columns.items() if values.dtype != object}
-    return {name: (float(np.nanmin(values)), float(np.nanmax(values))) for name, values in numbers.items()}
+    """Of every number that was there at all."""
+    numbers = {name: values[~np.isnan(values)] for name, values in columns.items() if values.dtype != object}
+    return {name: (float(values.min()), float(values.max())) for name, values in numbers.items() if len(values)}
 
 
 def _onnx(model: Any, width: int) -> bytes:
@@ -92,6 +86,6 @@ def _onnx(model: Any, width: int) -> bytes:
     return bytes(converted.SerializeToString())
 
 
-def _predict(file: Path, matrix: NDArray[np.float32]) -> Values:
+def _predict(file: Path, matrix: Matrix) -> Values:
     booster = xgboost.Booster(model_file=file)
     return np.asarray(booster.inplace_predict(matrix), np.float64)

@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,17 @@ def declare(
 def name_use_case(one: argparse.ArgumentParser) -> None:
     """Let a command be told its use case."""
     one.add_argument("use_case", nargs="?", help="name of the use case (TOUCHLINE_USE_CASE)")
+
+
+def moment(text: str) -> datetime:
+    """A time with its offset, for argparse."""
+    try:
+        told = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time like 2026-01-31T12:00:00Z") from None
+    if told.tzinfo is None:
+        raise argparse.ArgumentTypeError(f"{text!r} has no offset: write 2026-01-31T12:00:00Z or …+01:00")
+    return told
 
 
 def write_json(what: object) -> None:

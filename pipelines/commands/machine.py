@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pipelines.commands import declare, write_json, write_ledgers
+from pipelines.commands.quality import figure, length
 from pipelines.errors import Final, ServiceAway
 from pipelines.settings import Settings
 
 if TYPE_CHECKING:
     from pipelines.overview import UseCaseStatus
+    from pipelines.predictions.quality import Quality
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -72,13 +74,24 @@ def _write_use_case(case: "UseCaseStatus") -> None:
     for place in case.places:
         sys.stdout.write(f"  place {place.line} port {place.port} {place.role:<8} version {place.version}\n")
     write_ledgers(case.ledger)
-    for counts in case.labels:
-        known = ", ".join(f"{counts[name]:,} {name}" for name in ("recorded", "labelled", "pending", "expired"))
-        loss = "-" if counts["mean_loss"] is None else f"{counts['mean_loss']:.4g}"
-        sys.stdout.write(f"  predictions of version {counts['model_version']}: {known}, mean loss {loss}\n")
-    sys.stdout.write(f"  labels of unknown ids {case.orphan_labels:,}, by key {case.keyed_labels:,}\n")
+    for ever, newest in zip(case.roles, case.quality, strict=True):
+        _write_role(ever, newest)
+    waiting = f"by key {case.keyed_labels:,}, of these for no prediction {case.waiting_labels:,}"
+    sys.stdout.write(f"  labels of unknown ids {case.orphan_labels:,}, {waiting}\n")
     for event in case.events:
         sys.stdout.write(f"  {event.at:%Y-%m-%d %H:%M:%S} {event.kind}: {event.message}\n")
+
+
+def _write_role(ever: "Quality", newest: "Quality") -> None:
+    """All that was ever asked of a version in a role, and how it did of late."""
+    known = ("recorded", "labelled", "pending", "expired", "late")
+    counted = ", ".join(f"{getattr(ever, name):,} {name}" for name in known)
+    sys.stdout.write(f"  version {ever.model_version} {ever.role}: {counted}\n")
+    if newest.labelled and newest.coverage is not None:
+        metrics = "".join(f", {name} {figure(value)}" for name, value in newest.metrics.items())
+        lag = f"after {length(newest.lag_p50_seconds)} (p50), {length(newest.lag_p90_seconds)} (p90)"
+        said = f"mean loss {figure(newest.mean_loss)}{metrics}; {newest.coverage.value:.1%} labelled, {lag}"
+        sys.stdout.write(f"    {newest.window}: {said}\n")
 
 
 def env(_: argparse.Namespace, settings: Settings) -> None:
@@ -90,7 +103,7 @@ def env(_: argparse.Namespace, settings: Settings) -> None:
 
 def doctor(asked: argparse.Namespace, settings: Settings) -> None:
     """Print findings; a bad one makes it a final error."""
-    from pipelines.machine.status import examine
+    from pipelines.machine.doctor import examine
 
     findings = examine(settings)
     if asked.json:

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from pipelines import migrations
 from pipelines import settings as settings_of
-from pipelines.adapters.airflow_rest import AirflowRest, wait_for_run
+from pipelines.adapters.airflow_rest import AirflowRest, of_home, wait_for_run
 from pipelines.adapters.haproxy import HAProxy
 from pipelines.errors import BadSettings, Busy, CannotStart, Final, ServiceAway
-from pipelines.machine import first_answer, keeper, postgres, preflight, secrets, services
+from pipelines.machine import dump, first_answer, keeper, postgres, preflight, secrets, services
 from pipelines.machine.front import follow, interruptible, undisturbed
 from pipelines.machine.progress import RED, paint, say, step
 from pipelines.machine.supervisor import Supervisor
@@ -120,7 +120,8 @@ def _agree(settings: Settings) -> None:
 def _alone(home: Home) -> Generator[None, None, None]:
     """One `up` a home at a time."""
     home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    home.version.write_text(f"{preflight.LAYOUT}\n")
+    if not home.version.exists():
+        home.version.write_text(f"{preflight.LAYOUT}\n")
     with (home.root / "up.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -137,8 +138,10 @@ def _set_up(settings: Settings) -> None:
     settings_of.remember(settings)
     with step("secrets"):
         secrets.generate(home)
-    with step("PostgreSQL's files"):
-        postgres.prepare(home)
+        secrets.keep(settings)
+    if settings.embedded:
+        with step("PostgreSQL's files"):
+            postgres.prepare(home)
     if not (home.proxy / "haproxy.cfg").exists():
         HAProxy(home.proxy, settings.ports.proxy).write(())
     _prepare_airflow(home)
@@ -154,20 +157,34 @@ def _prepare_airflow(home: Home) -> None:
 
 def _start(settings: Settings, supervisor: Supervisor) -> None:
     """The database first, then its tables, then everybody else; back when all are healthy."""
-    port = settings.ports.postgres
     with step("PostgreSQL"):
-        supervisor.start((services.database(settings.at, port),))
-        _until(lambda: keeper.answers(f"pg:{port}"), "postgres", settings)
-        postgres.create_databases(settings.at, port)
+        _start_database(settings, supervisor)
+    before = preflight.layout(settings.at)
+    if before < preflight.LAYOUT:
+        with step(f"dumping the databases of layout {before}"):
+            say(f"    {dump.all_databases(settings, before)}")
     _migrate_airflow(settings)
     with step("the platform's tables"):
         migrations.upgrade(settings.database)
+    settings.at.version.write_text(f"{preflight.LAYOUT}\n")
     with step("starting services"):
         for service in services.declared(settings):
             supervisor.add(service)
     for name, healthy in _probes(settings):
         with step(f"waiting for {name}"):
             _until(healthy, name, settings)
+
+
+def _start_database(settings: Settings, supervisor: Supervisor) -> None:
+    """This home's own with its databases, or a look at each of those that the user has."""
+    if not settings.embedded:
+        supervisor.start(())
+        preflight.databases(settings)
+        return
+    port = settings.ports.postgres
+    supervisor.start((services.database(settings.at, port),))
+    _until(lambda: keeper.answers(f"pg:{port}"), "postgres", settings)
+    postgres.create_databases(settings.at, port)
 
 
 def _migrate_airflow(settings: Settings) -> None:
@@ -196,19 +213,13 @@ def _run_tool(settings: Settings, *command: str) -> None:
 # --- health ----------------------------------------------------------------------------------------------
 
 
-def airflow(settings: Settings) -> AirflowRest:
-    """This home's Airflow, signed in as its admin."""
-    url = f"http://127.0.0.1:{settings.ports.airflow}"
-    return AirflowRest(url, "admin", settings.at.secret("airflow-admin"))
-
-
 def _probes(settings: Settings) -> tuple[tuple[str, Callable[[], bool]], ...]:
     """Each service with a question that only a working one answers with yes.
 
     The api-server builds the interface of its tasks at the first call, in seconds: asked for here, the first
     task of the main job does not wait for it.
     """
-    rest = airflow(settings)
+    rest = of_home(settings)
     return (
         ("airflow-api-server", rest.is_up),
         ("airflow's tasks", lambda: keeper.answers(f"http:{settings.ports.airflow}/execution/health")),
@@ -227,8 +238,10 @@ def _all_healthy(rest: AirflowRest) -> bool:
 
 def _until(healthy: Callable[[], bool], name: str, settings: Settings) -> None:
     """Wait; ServiceAway with the end of the service's log when it takes too long."""
-    deadline = time.monotonic() + HEALTHY_SECONDS
+    supervisor, deadline = Supervisor(settings.at), time.monotonic() + HEALTHY_SECONDS
     while not healthy():
+        if not supervisor.is_running():
+            raise Final(f"{name}: everything was stopped meanwhile, by `touchline down` or a kill")
         if time.monotonic() > deadline:
             raise ServiceAway(f"{name} is not healthy after {HEALTHY_SECONDS:.0f} s; see {settings.at.logs}/")
         time.sleep(0.2)
@@ -243,10 +256,11 @@ def _main_job(settings: Settings) -> Final | None:
         say(f"{settings.use_case}: its main job succeeded before and is not repeated")
         return None
     names = (f"ingest_{settings.use_case}", f"retrain_{settings.use_case}")
-    rest = airflow(settings)
+    rest = of_home(settings)
     with step("waiting for the DAGs"):
         _await_dags(rest, set(names), settings)
     for dag in names:
+        rest.unpause(dag)
         job = _run_dag(rest, dag)
         _tell(rest, job)
         if job.state != "success":

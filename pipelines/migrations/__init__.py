@@ -11,8 +11,8 @@ _ONE_AT_A_TIME = 7_400_001
 """Key of the advisory lock: two that upgrade at once do it one after the other."""
 
 
-def upgrade(url: str) -> None:
-    """Bring the database to the newest revision; a second call changes nothing.
+def upgrade(url: str, revision: str = "head") -> None:
+    """Bring the database to a revision, the newest by default; a second call changes nothing.
 
     `url` is in libpq form, `postgresql://user:password@host:port/name`.
     """
@@ -23,4 +23,4 @@ def upgrade(url: str) -> None:
     with engine.begin() as connection:
         connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _ONE_AT_A_TIME})
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)

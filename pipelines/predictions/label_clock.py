@@ -1,72 +1,42 @@
 """The label clock: prediction → label → loss, per version; rollout, monitoring and retraining read it.
 
 `catch_up` looks only at what came since its last run. For each prediction that a new record or label
-touches it works the outcome out anew, so the order in which things arrive does not matter:
-the record in force is the last one of its id, the label in force is the newest observation.
-A label may name a prediction by its id or by the client's own; labels that name an entity wait.
+touches it works the outcome out anew, so the order in which things arrive does not matter. What changes by that
+is added to the prediction's cells in the same transaction (written by `cells`, read by `quality`).
+
+The record in force is the last one of its id. A label is for a prediction
+
+- by its id or the client's own (which may name several), or by its key and its event time; else
+- by its key alone, where the prediction was pending when that was observed: asked for before, at most a horizon
+  before, and without a label of the first kind.
+
+Of several the newest observation is in force. A label that arrives after the horizon counts, as a late one.
 """
 
 import logging
-from collections.abc import Callable, Iterable
-from datetime import datetime
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
-import psycopg
+import orjson
+from numpy.typing import NDArray
+from psycopg.types.json import set_json_loads
 
+from pipelines import rows as rows_of
+from pipelines import slices
 from pipelines.errors import UnknownUseCase
+from pipelines.predictions import cells, joins
+from pipelines.predictions.cells import Change
+from pipelines.predictions.joins import Outcome, Touched, Window
+from pipelines.predictions.sums import Scored, Sums, losses
+from pipelines.predictions.tables import Connection, Row, copy
 from pipelines.spec import UseCase
 
 log = logging.getLogger(__name__)
-Connection = psycopg.Connection[tuple[Any, ...]]
-Row = tuple[Any, ...]
+AT_ONCE = 10_000
+"""So many records and labels are joined in one transaction."""
 
 
-class Version(NamedTuple):
-    """The predictions of one model version; recorded = labelled + pending + expired (law L6)."""
-
-    model_version: str
-    recorded: int
-    labelled: int
-    pending: int
-    expired: int
-    late: int
-    """Of the labelled: the first label came after the horizon."""
-    superseded: int
-    shadow: int
-    scored: int
-    """How many losses are in the sum: labelled ones with a finite loss."""
-    loss_sum: float
-
-    @property
-    def mean_loss(self) -> float | None:
-        """In the unit of the use case's loss; None before the first label."""
-        return self.loss_sum / self.scored if self.scored else None
-
-
-class Counts(NamedTuple):
-    """Where the predictions and labels of one use case stand."""
-
-    versions: tuple[Version, ...]
-    labels: int
-    """All that ever arrived."""
-    orphans: int
-    """Labels of ids that no record has (yet)."""
-    keyed: int
-    """Labels that name an entity and no prediction."""
-
-
-class _Window(NamedTuple):
-    """What is new: sequence numbers above the first, up to the second."""
-
-    use_case: str
-    predictions_from: int
-    predictions_to: int
-    labels_from: int
-    labels_to: int
-
-
-_NEWEST = "select coalesce(max(seq), 0) from {}"
+_NEWEST = "select coalesce((select max(seq) from predictions), 0), coalesce((select max(seq) from labels), 0)"
 _BEHIND = """
 with least as (
   select coalesce(min(predictions_seq), 0) as predictions, coalesce(min(labels_seq), 0) as labels
@@ -75,172 +45,185 @@ with least as (
 select use_case from predictions, least where seq > least.predictions
 union select use_case from labels, least where seq > least.labels
 """
-_SUPERSEDE = """
-with new as (
-  select distinct prediction_id from predictions
-  where use_case = %(use_case)s and seq > %(predictions_from)s and seq <= %(predictions_to)s
-), ranked as (
-  select p.requested_at, p.seq, row_number() over (
-    partition by p.prediction_id, p.shadow, case when p.shadow then p.model_version end
-    order by p.requested_at desc, p.seq desc
-  ) as place
-  from new cross join lateral (
-    select * from predictions p
-    where p.use_case = %(use_case)s and p.prediction_id = new.prediction_id
-      and p.seq <= %(predictions_to)s and not p.superseded
-    offset 0
-  ) p
+_CLOCK = "select predictions_seq, labels_seq, definition from label_clock where use_case = %s for update"
+_NTH = """
+select count(*), max(seq) from (
+  select seq from {} where use_case = %s and seq > %s and seq <= %s order by seq limit %s
+) next
+"""
+_OUTCOME_COLUMNS = (
+    "prediction_seq",
+    "use_case",
+    "requested_at",
+    "model_version",
+    "shadow",
+    "actual",
+    "loss",
+    "observed_at",
+    "first_received_at",
+    "label_seq",
 )
-update predictions p set superseded = true from ranked r
-where r.place > 1 and p.requested_at = r.requested_at and p.seq = r.seq
-returning p.requested_at, p.seq
-"""
-_TOUCHED = """
-create temp table touched on commit drop as
-select requested_at, seq from predictions
-where use_case = %(use_case)s and not superseded
-  and seq > %(predictions_from)s and seq <= %(predictions_to)s
-union
-select p.requested_at, p.seq from labels l cross join lateral (
-  select requested_at, seq from predictions p
-  where p.use_case = l.use_case and p.prediction_id = l.prediction_id and not p.superseded
-  union all
-  select requested_at, seq from predictions p
-  where p.use_case = l.use_case and p.client_id = l.prediction_id and not p.superseded
-) p
-where l.use_case = %(use_case)s and l.seq > %(labels_from)s and l.seq <= %(labels_to)s
-"""
-_IN_FORCE = """
-create temp table in_force on commit drop as
-select p.seq, p.requested_at, p.model_version, p.shadow, p.outputs, p.prediction_id, p.client_id, l.*
-from touched t join predictions p on p.requested_at = t.requested_at and p.seq = t.seq
-cross join lateral (
-  select actual, observed_at, min(received_at) over () as first_received_at, l.seq as label_seq from labels l
-  where l.use_case = p.use_case and l.prediction_id = any(array[p.prediction_id, p.client_id])
-    and l.seq <= %(labels_to)s
-  order by observed_at desc, received_at desc, l.seq desc limit 1
-) l
-"""
-_JOINED = """
-update labels l set joined = true
-where not l.joined and l.use_case = %(use_case)s and l.prediction_id in (
-  select prediction_id from in_force union select client_id from in_force where client_id is not null
-)
-"""
-_READ = """
-select seq, requested_at, model_version, shadow, actual, observed_at, first_received_at, label_seq, outputs
-from in_force
-"""
 _KEEP = """
-insert into outcomes (prediction_seq, requested_at, model_version, shadow, actual, observed_at,
-  first_received_at, label_seq, use_case, loss)
-values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+insert into outcomes (prediction_seq, use_case, requested_at, model_version, shadow, actual, loss, observed_at,
+  first_received_at, label_seq)
+select prediction_seq, use_case, requested_at, model_version, shadow, actual, loss, observed_at,
+  first_received_at, label_seq from worked_out
 on conflict (requested_at, prediction_seq) do update set actual = excluded.actual, loss = excluded.loss,
   observed_at = excluded.observed_at, first_received_at = excluded.first_received_at,
   label_seq = excluded.label_seq
 """
-_ADVANCE = """
-insert into label_clock (use_case, predictions_seq, labels_seq)
-values (%(use_case)s, %(predictions_to)s, %(labels_to)s) on conflict (use_case) do update
-set predictions_seq = excluded.predictions_seq, labels_seq = excluded.labels_seq
-"""
-_COUNT = """
-select p.model_version,
-  count(*) filter (where p.counts),
-  count(o.prediction_seq) filter (where p.counts),
-  count(*) filter (where p.counts and o.prediction_seq is null and p.requested_at >= %(start)s),
-  count(*) filter (where p.counts and o.prediction_seq is null and p.requested_at < %(start)s),
-  count(*) filter (where p.counts and o.first_received_at > p.requested_at + %(horizon)s),
-  count(*) filter (where p.superseded and not p.shadow),
-  count(*) filter (where p.shadow),
-  count(o.loss) filter (where p.counts),
-  coalesce(sum(o.loss) filter (where p.counts), 0)
-from (select *, not shadow and not superseded as counts from predictions where use_case = %(use_case)s) p
-left join outcomes o on o.requested_at = p.requested_at and o.prediction_seq = p.seq
-group by p.model_version order by p.model_version
-"""
-_COUNT_LABELS = """
-select count(*), count(*) filter (where prediction_id is not null and not joined),
-  count(*) filter (where prediction_id is null)
-from labels where use_case = %s
-"""
 
 
 def catch_up(connection: Connection, load: Callable[[str], UseCase]) -> int:
-    """Join what is new, in every use case; how many outcomes were worked out."""
+    """Join what is new, in every use case; how many predictions were looked at."""
+    set_json_loads(orjson.loads, connection)
     with connection.transaction():
-        predictions_to = _number(connection, _NEWEST.format("predictions"))
-        labels_to = _number(connection, _NEWEST.format("labels"))
-        behind = {name for (name,) in connection.execute(_BEHIND)}
+        newest = connection.execute(_NEWEST).fetchone() or (0, 0)
+        names = {name for (name,) in connection.execute(_BEHIND)} | _redefined(connection, load)
         connection.execute(
-            "update label_clock set predictions_seq = %s, labels_seq = %s where use_case <> all(%s)",
-            (predictions_to, labels_to, list(behind)),
+            "update label_clock set predictions_seq = %s, labels_seq = %s"
+            " where use_case <> all(%s) and (predictions_seq < %s or labels_seq < %s)",
+            (*newest, list(names), *newest),
         )
-    return sum(_catch_up_one(connection, name, load, predictions_to, labels_to) for name in sorted(behind))
+    return sum(_catch_up_one(connection, name, load, newest) for name in sorted(names))
 
 
-def counts(connection: Connection, use_case: UseCase, now: datetime) -> Counts:
-    """Where everything stands at `now`: what has no label is pending, after the horizon expired."""
-    asked = {"use_case": use_case.name, "start": now - use_case.horizon, "horizon": use_case.horizon}
-    with connection.transaction():
-        connection.execute("set local enable_partitionwise_join = on")
-        versions = connection.execute(_COUNT, asked).fetchall()
-        labels = connection.execute(_COUNT_LABELS, (use_case.name,)).fetchone() or (0, 0, 0)
-    return Counts(tuple(Version(*version) for version in versions), *labels)
+def _redefined(connection: Connection, load: Callable[[str], UseCase]) -> set[str]:
+    """The use cases that are counted otherwise than they are declared now."""
+    known = connection.execute("select use_case, definition from label_clock").fetchall()
+    return {name for name, counted in known if _definition(name, load) not in {None, counted}}
+
+
+def _definition(name: str, load: Callable[[str], UseCase]) -> str | None:
+    """None: there is no such use case any more, so what was counted stays."""
+    try:
+        return Sums(load(name)).definition
+    except UnknownUseCase:
+        return None
 
 
 def _catch_up_one(
-    connection: Connection, name: str, load: Callable[[str], UseCase], predictions_to: int, labels_to: int
+    connection: Connection, name: str, load: Callable[[str], UseCase], newest: tuple[int, int]
 ) -> int:
     try:
         use_case = load(name)
     except UnknownUseCase as gone:
         log.warning("labels wait: %s", gone)
         return 0
-    with connection.transaction():
-        since = connection.execute(
-            "select predictions_seq, labels_seq from label_clock where use_case = %s for update", (name,)
-        ).fetchone() or (0, 0)
-        return _join(connection, use_case, _Window(name, since[0], predictions_to, since[1], labels_to))
+    looked_at, sums, more = 0, Sums(use_case), True
+    while more:
+        with connection.transaction():
+            window = _window(connection, use_case, sums, newest)
+            more = not window.empty
+            looked_at += _join(connection, use_case, sums, window) if more else 0
+    return looked_at
 
 
-def _join(connection: Connection, use_case: UseCase, window: _Window) -> int:
-    new = window._asdict()
-    superseded = connection.execute(_SUPERSEDE, new).fetchall()
+def _join(connection: Connection, use_case: UseCase, sums: Sums, window: Window) -> int:
+    touched = joins.touched(connection, use_case, window)
+    for at in range(0, len(touched), AT_ONCE):
+        _count(connection, use_case, sums, touched[at : at + AT_ONCE])
+    joins.advance(connection, window)
+    return len(touched)
+
+
+def _window(connection: Connection, use_case: UseCase, sums: Sums, newest: tuple[int, int]) -> Window:
+    """The next records and labels; from the first ones on where the use case is counted otherwise now."""
+    connection.execute(
+        "insert into label_clock (use_case, predictions_seq, labels_seq, definition) values (%s, 0, 0, %s)"
+        " on conflict do nothing",
+        (use_case.name, sums.definition),
+    )
+    predictions, labels, definition = connection.execute(_CLOCK, (use_case.name,)).fetchone() or (0, 0, None)
+    if definition != sums.definition:
+        _begin_anew(connection, use_case, sums)
+        predictions, labels = 0, 0
+    return Window(
+        use_case.name,
+        predictions, _nth(connection, "predictions", use_case, predictions, newest[0]),
+        labels, _nth(connection, "labels", use_case, labels, newest[1]),
+    )  # fmt: skip
+
+
+def _begin_anew(connection: Connection, use_case: UseCase, sums: Sums) -> None:
+    log.info("%s is counted anew: its loss, metrics, slices or horizon changed", use_case.name)
+    connection.execute("delete from outcomes where use_case = %s", (use_case.name,))
+    connection.execute("delete from cells where use_case = %s", (use_case.name,))
+    connection.execute(
+        "update label_clock set predictions_seq = 0, labels_seq = 0, definition = %s,"
+        " labels = 0, orphans = 0, keyed = 0, waiting = 0 where use_case = %s",
+        (sums.definition, use_case.name),
+    )
+
+
+def _nth(connection: Connection, table: str, use_case: UseCase, since: int, newest: int) -> int:
+    """Up to which number to go: so far that no more than AT_ONCE rows are new."""
+    asked = (use_case.name, since, newest, AT_ONCE)
+    n, last = connection.execute(_NTH.format(table), asked).fetchone() or (0, None)
+    return last if n == AT_ONCE else max(since, newest)
+
+
+def _count(connection: Connection, use_case: UseCase, sums: Sums, touched: Sequence[Touched]) -> None:
+    """Write outcomes and what they change in the cells."""
+    vectors = np.zeros((len(touched), len(cells.COUNTS) + sums.width))
+    vectors[:, 0] = [int(not each.superseded) - int(not each.new) for each in touched]
+    vectors[:, 1] = [each.superseded for each in touched]
+    gone = [place for place, each in enumerate(touched) if each.changed and each.before]
+    come = [place for place, each in enumerate(touched) if each.changed and each.after]
+    vectors[gone] -= _vectors(use_case, sums, [(touched[place], touched[place].before) for place in gone])
+    now = _vectors(use_case, sums, [(touched[place], touched[place].after) for place in come])
+    vectors[come] += now
+    _keep(connection, use_case, [touched[place] for place in come], losses(now[:, len(cells.COUNTS) :]))
+    _forget(connection, [touched[place] for place in gone if touched[place].after is None])
+    moved = np.flatnonzero(vectors.any(axis=1)).tolist()
+    if moved:
+        some = [touched[place] for place in moved]
+        cells.add(connection, use_case.name, _change(use_case, some, vectors[moved]))
+
+
+def _change(use_case: UseCase, touched: Sequence[Touched], vectors: NDArray[np.float64]) -> Change:
+    fields = {field.name: field for field in use_case.inputs}
+    columns = {
+        name: rows_of.column(fields[name], [each.inputs.get(name) for each in touched])
+        for name in slices.inputs(use_case)
+    }
+    inside = slices.names(use_case, columns, len(touched))
+    return Change([each.owner for each in touched], [each.requested_at for each in touched], inside, vectors)
+
+
+def _vectors(use_case: UseCase, sums: Sums, told: Sequence[tuple[Touched, Outcome | None]]) -> NDArray[np.float64]:
+    """What labels add to recorded predictions, (n, counts and sums)."""
+    pairs = [(each, outcome) for each, outcome in told if outcome is not None]
+    rows = np.zeros((len(pairs), len(cells.COUNTS) + sums.width))
+    rows[:, 2] = 1
+    rows[:, 3] = [outcome.first_received_at > each.requested_at + use_case.horizon for each, outcome in pairs]
+    scored = Scored(
+        [each.outputs for each, _ in pairs],
+        np.array([outcome.actual for _, outcome in pairs], np.float64),
+        np.array([(outcome.observed_at - each.event_time).total_seconds() for each, outcome in pairs], np.float64),
+    )
+    rows[:, len(cells.COUNTS) :] = sums.rows(scored)
+    return rows
+
+
+def _keep(
+    connection: Connection, use_case: UseCase, labelled: Sequence[Touched], losses: Sequence[float | None]
+) -> None:
+    rows: list[Row] = []
+    for each, loss in zip(labelled, losses, strict=True):
+        if each.after is not None:
+            version, role = each.owner
+            known = (each.seq, use_case.name, each.requested_at, version, role == "shadow")
+            rows.append((*known, each.after.actual, loss, *each.after[1:], each.label_seq))
+    copy(connection, "worked_out", _OUTCOME_COLUMNS, rows)
+    connection.execute(_KEEP)
+    connection.execute("delete from worked_out")
+
+
+def _forget(connection: Connection, touched: Sequence[Touched]) -> None:
+    """Superseded records have no outcome."""
     with connection.cursor() as cursor:
         cursor.executemany(
             "delete from outcomes where requested_at = %s and prediction_seq = %s",
-            superseded,
+            [(each.requested_at, each.seq) for each in touched],
         )
-    connection.execute(_TOUCHED, new)
-    connection.execute("analyze touched")
-    connection.execute(_IN_FORCE, new)
-    connection.execute("analyze in_force")
-    connection.execute(_JOINED, new)
-    rows = connection.execute(_READ).fetchall()
-    losses = _losses(use_case, rows)
-    with connection.cursor() as cursor:
-        kept = [(*row[:8], window.use_case, loss) for row, loss in zip(rows, losses, strict=True)]
-        cursor.executemany(_KEEP, kept)
-    connection.execute(_ADVANCE, new)
-    connection.execute("drop table touched, in_force")
-    return len(rows)
-
-
-def _losses(use_case: UseCase, rows: list[Row]) -> Iterable[float | None]:
-    """The loss of each row; None where it is not finite. Rows with the same outputs are scored at once."""
-    losses: list[float | None] = [None] * len(rows)
-    alike: dict[tuple[str, ...], list[int]] = {}
-    for place, row in enumerate(rows):
-        alike.setdefault(tuple(sorted(row[8])), []).append(place)
-    for names, places in alike.items():
-        outputs = {name: np.array([rows[place][8][name] for place in places], np.float64) for name in names}
-        actual = np.array([rows[place][4] for place in places], np.float64)
-        for place, loss in zip(places, use_case.loss(outputs, actual).tolist(), strict=True):
-            losses[place] = loss if np.isfinite(loss) else None
-    return losses
-
-
-def _number(connection: Connection, words: str) -> int:
-    row = connection.execute(words).fetchone()
-    return int(row[0]) if row else 0

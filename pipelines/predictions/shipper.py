@@ -8,57 +8,24 @@ import argparse
 import logging
 import time
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import psycopg
-from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from pipelines import catalog, settings
 from pipelines.errors import Busy
-from pipelines.predictions import label_clock, spool
+from pipelines.predictions import label_clock, spool, tables
 from pipelines.predictions.spool import Frame, Header, Labels, Predictions
+from pipelines.predictions.tables import Connection, Row
 from pipelines.serving.contract import moment
 
 log = logging.getLogger(__name__)
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 _LEADER = 7_400_002
 """Key of the advisory lock."""
 _PAUSE_SECONDS = 1.0
-_DAYS_AHEAD = 2
-_PREDICTION_COLUMNS = (
-    "use_case",
-    "prediction_id",
-    "client_id",
-    "entity_key",
-    "event_time",
-    "requested_at",
-    "place",
-    "model_version",
-    "bento_digest",
-    "inputs",
-    "outputs",
-    "latency_ms",
-    "decision",
-    "shadow",
-    "role",
-)
-_LABEL_COLUMNS = (
-    "use_case",
-    "prediction_id",
-    "entity_key",
-    "event_time",
-    "actual",
-    "observed_at",
-    "received_at",
-    "source",
-)
-_TABLES = {"predictions": _PREDICTION_COLUMNS, "labels": _LABEL_COLUMNS, "outcomes": ()}
-"""All of them have one partition a day."""
-Row = tuple[Any, ...]
 
 
 class Shipped(NamedTuple):
@@ -162,49 +129,15 @@ def _ship_segment(connection: Connection, segment: Path, name: str, offsets: dic
 
 
 def _commit(connection: Connection, name: str, offset: int, predictions: list[Row], labels: list[Row]) -> None:
-    """Rows and offset, together or not at all."""
-    with connection.transaction():
-        _make_days(connection, {row[5].date() for row in predictions}, "predictions", "outcomes")
-        _make_days(connection, {row[6].date() for row in labels}, "labels")
-        _copy(connection, "predictions", predictions)
-        _copy(connection, "labels", labels)
+    """Rows and offset, together or not at all: the offset keeps out doubles."""
+    with tables.turn(connection):
+        tables.append_predictions(connection, predictions)
+        tables.append_labels(connection, labels)
         connection.execute(
             "insert into spool_offsets (segment, shipped) values (%s, %s)"
             " on conflict (segment) do update set shipped = excluded.shipped, shipped_at = now()",
             (name, offset),
         )
-
-
-def _copy(connection: Connection, table: str, rows: list[Row]) -> None:
-    """COPY straight into the table: the offset in the same transaction already keeps out doubles."""
-    columns = sql.SQL(", ").join(map(sql.Identifier, _TABLES[table]))
-    words = sql.SQL("copy {} ({}) from stdin").format(sql.Identifier(table), columns)
-    if rows:
-        with connection.cursor() as cursor, cursor.copy(words) as copy:
-            for row in rows:
-                copy.write_row(row)
-
-
-def _make_days(connection: Connection, days: set[date], *tables: str) -> None:
-    """The partitions of these days, and of the next ones while there is time."""
-    ahead = {max(days) + timedelta(days=n) for n in range(1, _DAYS_AHEAD + 1)} if days else set()
-    for table in tables:
-        for day in sorted(days | ahead):
-            _make_day(connection, table, day)
-
-
-def _make_day(connection: Connection, table: str, day: date) -> None:
-    name = f"{table}_{day:%Y%m%d}"
-    row = connection.execute("select to_regclass(%s)", (name,)).fetchone()
-    if row and row[0] is None:
-        start = datetime(day.year, day.month, day.day, tzinfo=UTC)
-        words = sql.SQL("create table {} partition of {} for values from ({}) to ({})").format(
-            sql.Identifier(name),
-            sql.Identifier(table),
-            sql.Literal(start.isoformat()),
-            sql.Literal((start + timedelta(days=1)).isoformat()),
-        )
-        connection.execute(words)
 
 
 def _discard(segment: Path, offset: int) -> None:

@@ -77,9 +77,17 @@ class Reply(NamedTuple):
 class Answers:
     """What the endpoint says to each body; knows no ASGI."""
 
-    def __init__(self, use_case: UseCase, predictor: Predictor, spool: Spool, who: Identity) -> None:
-        """Everything is loaded and checked already."""
+    def __init__(
+        self,
+        use_case: UseCase,
+        predictor: Predictor,
+        spool: Spool,
+        who: Identity,
+        evidence: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Everything is loaded and checked already; the evidence is only shown."""
         self.use_case = use_case
+        self._evidence = dict(evidence or {})
         self.version = who.stamp.model_version
         self.output_names = predictor.output_names
         self._predictor = predictor
@@ -134,6 +142,7 @@ class Answers:
             "place": self._who.place,
             "role": asked.role,
             "logged": self._spool.logged,
+            "evidence": self._evidence,
         }
         return Reply(200, self._encode(about))
 

@@ -10,8 +10,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from pipelines.adapters import onnx
+from pipelines.calibration import finish
 from pipelines.errors import BadRelease, CheckFailed
-from pipelines.records import Manifest
+from pipelines.records import Manifest, Part
 from pipelines.serving import digest
 from pipelines.serving.contract import Contract, Rows
 from pipelines.spec import Columns, Outputs, UseCase
@@ -31,7 +32,7 @@ class Predictor:
         self._state = manifest.state
         self._features = use_case.features
         self._outputs = use_case.outputs
-        self._parts = {part.name: onnx.part(folder / part.onnx, part.kind) for part in manifest.parts}
+        self._parts = {part.name: _answering(folder, part) for part in manifest.parts}
         seen = [manifest.ranges.get(name, (-np.inf, np.inf)) for name in self.contract.numbers]
         self._least = [least for least, _ in seen]
         self._most = [most for _, most in seen]
@@ -57,6 +58,14 @@ class Predictor:
         name, least, most = self.contract.numbers[place], self._least[place], self._most[place]
         message = f"{value:g} is outside of what training saw: {least:g} to {most:g}."
         return {"code": "outside_training_range", "field": name, "message": message}
+
+
+def _answering(folder: Path, part: Part) -> onnx.Answer:
+    """The part as a function; one without base and calibrator is its trees alone."""
+    trees = onnx.part(folder / part.onnx, part.kind)
+    if part.base is None and part.calibrator is None:
+        return trees
+    return lambda matrix: finish(part, trees(matrix), matrix)
 
 
 def read_manifest(folder: Path) -> Manifest:

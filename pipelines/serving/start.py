@@ -1,7 +1,9 @@
 """How a place starts: read the bento's folder, answer the golden rows, open the spool."""
 
 import importlib
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -22,7 +24,7 @@ def answers(source: Path, place: str, spool: Path | None) -> Answers:
     use_case = _use_case(predictor.read_manifest(release).module)
     opened = predictor.load(release, use_case, stamp.release_digest)
     who = Identity(place, stamp, digest.of_folder(source))
-    return Answers(use_case, opened, _spool(spool, use_case, opened, who), who)
+    return Answers(use_case, opened, _spool(spool, use_case, opened, who), who, _evidence(source))
 
 
 def _spool(folder: Path | None, use_case: UseCase, opened: predictor.Predictor, who: Identity) -> Spool:
@@ -38,6 +40,15 @@ def _use_case(module: str) -> UseCase:
     if not isinstance(found, UseCase):
         raise BadRelease(f"{module}: USE_CASE is no UseCase")
     return found
+
+
+def _evidence(source: Path) -> dict[str, Any]:
+    """What the bento carries of its training and its gate (contract C4)."""
+    try:
+        evidence: dict[str, Any] = json.loads((source / "evidence.json").read_bytes())
+    except (OSError, ValueError) as wrong:
+        raise BadRelease(f"{source / 'evidence.json'}: {wrong}") from None
+    return evidence
 
 
 def _stamp(source: Path) -> Stamp:

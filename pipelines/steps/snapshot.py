@@ -8,8 +8,8 @@ from datetime import datetime
 import polars as pl
 
 from pipelines import lake
-from pipelines.errors import NotEnoughData
-from pipelines.records import CleanSnapshot
+from pipelines.errors import BadSettings, NotEnoughData
+from pipelines.records import CleanSnapshot, Wish
 from pipelines.spec import UseCase
 from pipelines.steps.validate import suite_digest
 from pipelines.tools import Tools
@@ -17,7 +17,27 @@ from pipelines.tools import Tools
 log = logging.getLogger(__name__)
 
 
-def take_snapshot(tools: Tools, use_case: UseCase, now: datetime) -> CleanSnapshot:
+def take_snapshot(tools: Tools, use_case: UseCase, wish: Wish, now: datetime) -> CleanSnapshot:
+    """The snapshot that is wished for: one taken before, or all rows in force at a time."""
+    log.info("%s trains: %s", use_case.name, wish.reason)
+    if wish.snapshot is not None:
+        return kept_snapshot(tools, use_case, wish.snapshot)
+    if wish.as_of is not None and wish.as_of > now:
+        raise BadSettings(f"as of {wish.as_of:%Y-%m-%d %H:%M:%S%z} is in the future")
+    return _take(tools, use_case, now if wish.as_of is None else wish.as_of)
+
+
+def kept_snapshot(tools: Tools, use_case: UseCase, digest: str) -> CleanSnapshot:
+    """The manifest whose digest begins so; NotEnoughData when none or several do."""
+    found = sorted((tools.snapshots / use_case.name).glob("*.json"))
+    meant = [file for file in found if digest and file.name.startswith(digest)]
+    if len(meant) != 1:
+        told = ", ".join(file.stem[:12] for file in found) or "none"
+        raise NotEnoughData(f"{use_case.name}: {len(meant)} snapshots begin with {digest!r}; there are: {told}")
+    return CleanSnapshot.model_validate_json(meant[0].read_bytes())
+
+
+def _take(tools: Tools, use_case: UseCase, now: datetime) -> CleanSnapshot:
     """Write the manifest of all rows in force at `now`; the same content gives the same digest."""
     versions = {
         table.name: tools.tables.version(_at(tools, use_case, table.name).published) for table in use_case.tables

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from pipelines import provenance, rows
-from pipelines.records import Candidate, CleanSnapshot, Manifest
+from pipelines import provenance, rows, slices
+from pipelines.records import Candidate, CleanSnapshot, Manifest, Wish
 from pipelines.serving.predictor import read_manifest
 from pipelines.spec import Columns, Outputs, UseCase
 from pipelines.steps.snapshot import frames_of
@@ -19,22 +20,25 @@ from pipelines.tools import Evidence, RunRecord, Tools
 
 log = logging.getLogger(__name__)
 GOLDEN_ROWS = 16
+Values = NDArray[np.float64]
 
 
-def train(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot, now: datetime) -> Candidate:
+def train(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot, wish: Wish, now: datetime) -> Candidate:
     """The candidate of that snapshot: trained now, or found when the same training was done before."""
     key = provenance.training_key(tools.found, use_case, snapshot, tools.lock)
     recorded = tools.evidence.by_key(key)
     if recorded is not None:
         log.info("nothing to train: run=%s was trained on the same rows, code and parameters", recorded.run_id)
-        return _candidate(recorded, found=True)
+        return candidate_of(recorded, found=True)
     run_id = tools.tracker.find(use_case.name, key) or _train(tools, use_case, snapshot, key)
     recorded = tools.evidence.add(_evidence(tools, use_case, snapshot, key, run_id, now))
+    tools.tracker.note(run_id, {"touchline.reason": wish.reason})
     log.info("run=%s metrics=%s", recorded.run_id, recorded.metrics)
-    return _candidate(recorded, found=False)
+    return candidate_of(recorded, found=False)
 
 
-def _candidate(evidence: Evidence, *, found: bool) -> Candidate:
+def candidate_of(evidence: Evidence, *, found: bool) -> Candidate:
+    """What later steps need to know of a recorded candidate."""
     return Candidate(
         training_key=evidence.training_key,
         run_id=evidence.run_id,
@@ -63,8 +67,11 @@ def _evidence(
 
 
 def assembled(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot) -> pl.DataFrame:
-    """The use case's rows of a snapshot, one per event."""
-    return use_case.assemble(frames_of(tools, use_case, snapshot), snapshot.as_of)
+    """The use case's rows of a snapshot, one per event, in the order of their time where it matters."""
+    whole = use_case.assemble(frames_of(tools, use_case, snapshot), snapshot.as_of)
+    if use_case.event_time is None:
+        return whole
+    return whole.sort(use_case.event_time, use_case.entity)
 
 
 def judged_rows(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot) -> pl.DataFrame:
@@ -92,13 +99,37 @@ def _fit(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot, key: str, fol
         use_case, rows.columns_of(use_case, learnt), rows.targets_of(use_case, learnt), release
     )
     outputs = tools.modeller.answer(use_case, fitted, release, columns)
-    measured = {name: metric(outputs, actual) for name, metric in use_case.metrics.items()}
-    known = {"module": tools.found.module, "training_key": key, "snapshot": snapshot.digest, "metrics": measured}
+    known = {
+        "module": tools.found.module,
+        "training_key": key,
+        "snapshot": snapshot.digest,
+        "metrics": measure(use_case, outputs, actual),
+    }
     manifest = fitted.model_copy(update=known)
+    _tell_slices(use_case, columns, outputs, actual, folder / "tables")
     (release / "release.json").write_text(manifest.model_dump_json(indent=1))
     (release / "golden.json").write_text(json.dumps(_golden(use_case, columns, outputs), indent=1))
     tools.modeller.draw(use_case, manifest, folder, outputs, actual)
     return manifest
+
+
+def _tell_slices(use_case: UseCase, columns: Columns, outputs: Outputs, actual: Values, folder: Path) -> None:
+    """`slices.csv`: every metric on every declared slice of the held-out rows."""
+    told = [
+        {"slice": name, "rows": int(where.sum()), **measure(use_case, _some(outputs, where), actual[where])}
+        for name, where in slices.names(use_case, columns)
+    ]
+    folder.mkdir()
+    pl.DataFrame(told).write_csv(folder / "slices.csv")
+
+
+def _some(outputs: Outputs, where: NDArray[np.bool_]) -> Outputs:
+    return {name: values[where] for name, values in outputs.items()}
+
+
+def measure(use_case: UseCase, outputs: Outputs, actual: Values) -> dict[str, float]:
+    """Every metric of the use case."""
+    return {name: metric(outputs, actual) for name, metric in use_case.metrics.items()}
 
 
 def _golden(use_case: UseCase, columns: Columns, outputs: Outputs) -> dict[str, list[dict[str, Any]]]:
@@ -113,7 +144,7 @@ def _run_record(
     tools: Tools, use_case: UseCase, snapshot: CleanSnapshot, manifest: Manifest, folder: Path
 ) -> RunRecord:
     parameters = {
-        f"{part.name}.{name}": str(value) for part in use_case.parts for name, value in part.parameters.items()
+        f"{part.name}.{name}": str(value) for part in manifest.parts for name, value in part.parameters.items()
     }
     return RunRecord(
         training_key=manifest.training_key,

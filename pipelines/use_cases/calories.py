@@ -59,6 +59,11 @@ def outputs(raw: Mapping[str, NDArray[np.float64]], columns: Columns) -> Outputs
     return {"calories": np.maximum(raw["energy"], 0.0)}
 
 
+def labels(table: str, rows: "pl.DataFrame") -> "pl.DataFrame":
+    """The label file tells what a session burnt; the exercise file tells nothing of it."""
+    return rows.select(entity="User_ID", actual="Calories") if table == "burnt" else rows.clear()
+
+
 def simulate(seed: int, drop: int) -> Mapping[str, "pl.DataFrame"]:
     """One drop of simulated sessions: 8,000 in the first, 400 in each later one.
 
@@ -130,4 +135,5 @@ USE_CASE = UseCase(
     outputs=outputs,
     loss=metrics.squared_error("calories"),
     simulate=simulate,
+    labels=labels,
 )

@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from tests.benchmarks import Result, serving
+from tests.benchmarks import Result, label_clock, serving
 
 RESULTS = Path(".results/bench.json")
 LINE = "{:<44} {:>10} {:>10} {:>7} {:>8} {:>6} {:>8}\n"
@@ -12,7 +12,7 @@ LINE = "{:<44} {:>10} {:>10} {:>7} {:>8} {:>6} {:>8}\n"
 
 def main() -> None:
     """Measure; whether an aim holds is said, not judged: machines are noisy."""
-    results = [*serving.run()]
+    results = [*serving.run(), *label_clock.run()]
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps([result._asdict() for result in results], indent=1) + "\n")
     sys.stdout.write(LINE.format(*Result._fields))

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines import migrations
 from pipelines.errors import Busy
-from pipelines.predictions import label_clock, shipper
+from pipelines.predictions import label_clock, quality, shipper, tables
 from pipelines.predictions.spool import FolderSpool, Header, Labels, Predictions
 from pipelines.serving.contract import instant
 from pipelines.use_cases.calories import USE_CASE
@@ -65,8 +65,8 @@ def work(connection, folder) -> None:
     label_clock.catch_up(connection, lambda _: USE_CASE)
 
 
-def counts(connection, now: datetime) -> label_clock.Counts:
-    return label_clock.counts(connection, USE_CASE, now)
+def counts(connection, now: datetime) -> quality.Counts:
+    return quality.counts(connection, USE_CASE, now)
 
 
 def test_an_upgrade_changes_nothing_the_second_time(url):
@@ -147,8 +147,7 @@ def test_rows_and_offset_come_together_or_not_at_all(connection, tmp_path, monke
         raise psycopg.OperationalError("the database went away")
 
     with monkeypatch.context() as patch, pytest.raises(psycopg.OperationalError):
-        patch.setattr(shipper, "_make_days", lambda *_: None)  # no partition: the copy fails first
-        patch.setattr(shipper, "_copy", cut)
+        patch.setattr(tables, "append_labels", cut)
         shipper.ship(connection, tmp_path)
     assert connection.execute("select count(*) from spool_offsets").fetchone() == (0,)
     assert shipper.ship(connection, tmp_path).predictions == 1

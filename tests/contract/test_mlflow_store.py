@@ -51,6 +51,8 @@ def run_record(tmp_path_factory):
     make_release(folder / "release", trees=5)
     provenance.copy_code(catalog.locate("calories"), folder / "code")
     (folder / "plots").mkdir()
+    (folder / "tables").mkdir()
+    (folder / "tables" / "slices.csv").write_text("slice,rows\nall,1\n")
     (folder / "plots" / "held_out_calories.png").write_bytes(b"\x89PNG")
     return RunRecord(
         training_key="key", folder=folder, parameters={"depth": "3"}, metrics={"rmse": 2.0},

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.machine import up
+from pipelines.adapters.airflow_rest import of_home
 from tests.builders import real_data
 from tests.conftest import wait_for
 from tests.e2e import conftest as world
@@ -46,7 +46,7 @@ def test_up_ends_with_an_answered_prediction_from_a_model_that_airflow_trained(s
 
 
 def test_airflow_shows_both_dags_without_an_import_error_or_a_warning(stack):
-    rest = up.airflow(stack.settings)
+    rest = of_home(stack.settings)
     assert {"ingest_calories", "retrain_calories"} <= rest.dags()
     assert rest.import_errors() == {}
 
@@ -153,7 +153,7 @@ def test_labels_meet_their_predictions_once_and_unknown_ones_are_kept(stack):
     labels += [labels[0], {"prediction_id": "nobody", "actual": 1.0}]
     assert stack.ask("/calories/labels", labels).status == 202
     assert stack.ask("/calories/labels", labels[0]).status == 202
-    assert stack.ask("/calories/labels", {"User_ID": 7, "actual": 50.0}).status == 202
+    assert stack.ask("/calories/labels", {"User_ID": 123, "actual": 50.0}).status == 202
     wait_for(lambda: counts(stack)["1"]["labelled"] == before["labelled"] + 5, "five labelled predictions")
     wait_for(lambda: stack.case()["orphan_labels"] == orphans + 1, "the orphan label")
     assert stack.case()["keyed_labels"] >= 1
@@ -175,7 +175,7 @@ def test_a_bad_label_names_its_row_and_the_others_are_kept(stack):
 def test_the_same_drop_again_changes_nothing(stack):
     before = stack.case()["ledger"]
     stack.run("ingest")
-    rest = up.airflow(stack.settings)
+    rest = of_home(stack.settings)
     run = rest.trigger("ingest_calories")
     wait_for(lambda: rest.state("ingest_calories", run) == "success", "the DAG's run", 300)
     assert stack.case()["ledger"] == before
@@ -192,7 +192,7 @@ def test_the_real_merge_conflict_is_refused_by_airflow_and_published_rows_stay(s
         shutil.copyfile(
             real_data("messy", "calories_merge_conflict", f"{name}.csv"), stack.data / f"{name}-conflict.csv"
         )
-    rest = up.airflow(stack.settings)
+    rest = of_home(stack.settings)
     run = rest.trigger("ingest_calories")
     wait_for(lambda: rest.state("ingest_calories", run) == "success", "the DAG's run", 300)
     case = stack.case()

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from pipelines import flows, rows
-from pipelines.errors import CheckFailed, GateRefused, NotEnoughData
+from pipelines.errors import BadRelease, BadSettings, CheckFailed, GateRefused, NotEnoughData
+from pipelines.records import Wish
 from pipelines.steps import gate as gating
+from pipelines.steps.adopt import adopt
 from pipelines.steps.check import compare
+from pipelines.steps.due import due
 from pipelines.steps.train import assembled, judged_rows
 from tests.builders import NOW, World, real_data, replace, write_drop
 
@@ -20,7 +23,7 @@ def trained(tmp_path_factory):
     world = World(tmp_path_factory.mktemp("trained"))
     write_drop(world.use_case, world.drop)
     world.ingest()
-    world.promotion = flows.retraining(world.do, NOW)
+    world.promotion = flows.retraining(world.do, Wish(), NOW)
     return world
 
 
@@ -63,7 +66,7 @@ def test_the_evidence_names_data_code_lock_seed_and_suites(trained):
 
 
 def test_the_second_run_on_the_same_rows_trains_nothing_and_names_the_first(trained):
-    again = flows.retraining(trained.do, NOW + timedelta(hours=1))
+    again = flows.retraining(trained.do, Wish(), NOW + timedelta(hours=1))
     assert not again.asked_now
     assert again.version == "1"
     assert "nothing new: version 1 was promoted on 2026-01-15 12:00:00 UTC" in again.reason
@@ -102,35 +105,35 @@ def test_the_release_holds_its_code_its_golden_rows_and_no_pickle(trained):
 
 def test_training_twice_gives_the_same_bytes(world, tmp_path):
     few_trees(world)
-    flows.retraining(world.do, NOW)
+    flows.retraining(world.do, Wish(), NOW)
     first = world.tools.tracker.folder(record(world).run_id) / "release" / "energy.ubj"
     kept = first.read_bytes()
     world.tools.evidence.book.clear()
     world.tools.tracker.keys.clear()
     shutil.rmtree(first.parents[1])
-    flows.retraining(world.do, NOW)
+    flows.retraining(world.do, Wish(), NOW)
     assert first.read_bytes() == kept
 
 
 def test_a_model_made_worse_on_purpose_is_refused_by_the_interval(world):
-    flows.retraining(few_trees(world, 200).do, NOW)
+    flows.retraining(few_trees(world, 200).do, Wish(), NOW)
     world.tools.registry.point("calories", "champion", "1")
     with pytest.raises(GateRefused, match=r"against version 1: \+.* margin \+0\.25"):
-        flows.retraining(few_trees(world, 15).do, NOW)
+        flows.retraining(few_trees(world, 15).do, Wish(), NOW)
     assert [each.may_serve for each in world.tools.evidence.book.values()] == [True, False]
     assert world.tools.registry.runs["calories"] == ["run1"]
 
 
 def test_a_model_above_the_floor_is_refused_without_a_champion_too(world):
     with pytest.raises(GateRefused, match=r"floor 3$"):
-        flows.retraining(few_trees(world, 2, floor=3).do, NOW)
+        flows.retraining(few_trees(world, 2, floor=3).do, Wish(), NOW)
 
 
 def test_an_equal_model_passes_the_gate(world):
-    flows.retraining(world.do, NOW)
+    flows.retraining(world.do, Wish(), NOW)
     world.tools.registry.point("calories", "champion", "1")
     world.use_case = world.use_case.model_copy(update={"seed": 1})
-    again = flows.retraining(world.do, NOW)
+    again = flows.retraining(world.do, Wish(), NOW)
     assert again.version == "2"
 
 
@@ -141,12 +144,12 @@ def test_too_few_rows_to_judge_by_stop_the_training(tmp_path):
     burnt.head(150).write_csv(world.drop / "calories.csv")
     world.ingest()
     with pytest.raises(NotEnoughData, match=r"held out; gate\.minimum_rows asks for 100"):
-        flows.retraining(world.do, NOW)
+        flows.retraining(world.do, Wish(), NOW)
 
 
 def test_nothing_published_is_said(tmp_path):
     with pytest.raises(NotEnoughData, match=r"nothing is published yet in exercise, burnt"):
-        flows.retraining(World(tmp_path).do, NOW)
+        flows.retraining(World(tmp_path).do, Wish(), NOW)
 
 
 class Killed(RuntimeError):
@@ -172,8 +175,8 @@ def test_killed_after_any_step_the_next_run_ends_with_one_candidate_and_one_vers
         return die_after
 
     with pytest.raises(Killed):
-        flows.retraining(dying, NOW)
-    done = flows.retraining(world.do, NOW)
+        flows.retraining(dying, Wish(), NOW)
+    done = flows.retraining(world.do, Wish(), NOW)
     assert done.version == "1"
     assert record(world).may_serve
     assert world.tools.registry.runs["calories"] == ["run1"]
@@ -204,12 +207,101 @@ def test_killed_inside_a_step_before_its_record_the_next_run_finds_the_work(worl
 
     kept, world.tools = world.tools, replace(world.tools, evidence=Forgetful())
     with pytest.raises(Killed):
-        flows.retraining(world.do, NOW)
+        flows.retraining(world.do, Wish(), NOW)
     world.tools = kept
-    assert flows.retraining(world.do, NOW).asked_now
+    assert flows.retraining(world.do, Wish(), NOW).asked_now
     assert record(world).may_serve
     assert len(kept.tracker.keys) == 1
     assert kept.registry.runs["calories"] == ["run1"]
+
+
+def newest(world):
+    return list(world.tools.evidence.book.values())[-1]
+
+
+def grown(world, when, drop=1):
+    """One more drop, ingested at that time."""
+    write_drop(world.use_case, world.drop, drop)
+    world.ingest(when)
+
+
+LATER = NOW + timedelta(days=1)
+
+
+def test_the_run_shows_why_it_was_trained(world):
+    flows.retraining(few_trees(world, 60).do, Wish(reason="500 new labels, 400 ask for a training"), NOW)
+    assert world.tools.tracker.notes[newest(world).run_id]["touchline.reason"].startswith("500 new labels")
+
+
+def test_a_training_as_of_a_past_time_sees_only_what_had_arrived_and_is_not_asked_to_serve(world):
+    gate = few_trees(world, 60).use_case.gate.model_copy(update={"worse_by_at_most": 2.0})
+    world.use_case = world.use_case.model_copy(update={"gate": gate})
+    grown(world, LATER)
+    flows.retraining(world.do, Wish(), LATER)
+    world.tools.registry.point("calories", "champion", "1")
+    assert newest(world).snapshot.rows["exercise"] == 8400
+    past = flows.retraining(world.do, Wish(reason="backfill", as_of=NOW), LATER)
+    assert newest(world).snapshot.rows["exercise"] == 8000
+    assert newest(world).may_serve
+    assert (past.version, past.asked_now) == ("2", False)
+    assert (
+        "is not asked to serve: its rows end 2026-01-15 12:00, those of the champion 1 2026-01-16" in past.reason
+    )
+    forced = flows.retraining(world.do, Wish(as_of=NOW, force=True), LATER)
+    assert (forced.version, forced.asked_now) == ("2", True)
+
+
+def test_a_training_on_a_snapshot_taken_before_finds_its_rows_again(world):
+    few_trees(world, 60)
+    flows.retraining(world.do, Wish(), NOW)
+    digest = newest(world).snapshot.digest
+    grown(world, LATER)
+    again = flows.retraining(world.do, Wish(snapshot=digest[:10]), LATER)
+    assert (len(world.tools.evidence.book), again.version) == (1, "1")
+    with pytest.raises(NotEnoughData, match=rf"0 snapshots begin with 'beef'; there are: {digest[:12]}"):
+        flows.retraining(world.do, Wish(snapshot="beef"), LATER)
+
+
+def test_a_training_as_of_the_future_is_refused(world):
+    with pytest.raises(BadSettings, match="is in the future"):
+        flows.retraining(world.do, Wish(as_of=LATER), NOW)
+
+
+def test_a_backfill_of_a_time_before_any_rows_says_so(world):
+    with pytest.raises(NotEnoughData, match="nothing is published yet"):
+        flows.retraining(world.do, Wish(as_of=NOW - timedelta(days=9)), NOW)
+
+
+def test_a_refused_candidate_that_somebody_registers_by_hand_is_judged_and_may_serve_after_build_and_check(world):
+    with pytest.raises(GateRefused):
+        flows.retraining(few_trees(world, 60, floor=0.001).do, Wish(), NOW)
+    refused = newest(world)
+    by_hand = world.tools.registry.register(world.use_case, refused.run_id, {})
+    assert adopt(world.tools, world.use_case, by_hand).training_key == refused.training_key
+    few_trees(world, 60, floor=20)
+    gated = world.do(gating.gate)(adopt(world.tools, world.use_case, by_hand), Wish(force=True))
+    assert flows.building(world.do, gated).built.registered.version == by_hand
+    assert newest(world).may_serve
+
+
+def test_a_version_of_unknown_rows_and_code_is_refused(world):
+    world.tools.registry.register(world.use_case, "a run of somebody's notebook", {})
+    with pytest.raises(BadRelease, match=r"version 1 comes from no training of this platform"):
+        adopt(world.tools, world.use_case, "1")
+    with pytest.raises(BadRelease, match=r"version 7 comes from no training"):
+        adopt(world.tools, world.use_case, "7")
+
+
+def test_enough_labels_ask_for_a_training_once(world):
+    claims = world.tools.claims
+    assert not due(world.tools, world.use_case, NOW).due
+    flows.retraining(few_trees(world, 60, retrain_after_labels=3).do, Wish(), NOW)
+    claims.labelled["calories"] = [NOW + timedelta(minutes=each) for each in range(1, 5)]
+    assert not due(world.tools, world.use_case, NOW + timedelta(minutes=2)).due
+    asked = due(world.tools, world.use_case, NOW + timedelta(minutes=10))
+    assert (asked.due, asked.labels, asked.reason) == (True, 4, "4 new labels, 3 ask for a training")
+    assert due(world.tools, world.use_case, NOW + timedelta(minutes=10)) == asked
+    assert not due(world.tools, world.use_case, NOW + timedelta(minutes=20)).due
 
 
 def test_a_bento_that_answers_otherwise_fails_the_check(world):
@@ -218,7 +310,7 @@ def test_a_bento_that_answers_otherwise_fails_the_check(world):
     wrong = lambda *given: {name: values + 1 for name, values in ask(*given).items()}  # ruff: ignore[lambda-assignment]
     world.tools.builder.ask = wrong
     with pytest.raises(CheckFailed, match=r"largest difference"):
-        flows.retraining(world.do, NOW)
+        flows.retraining(world.do, Wish(), NOW)
     assert not record(world).may_serve
 
 
@@ -229,7 +321,7 @@ def test_a_nan_never_counts_as_parity(trained):
 
 def test_a_nan_never_passes_the_gate(trained):
     nan = {"calories": np.full(500, np.nan)}
-    verdict = gating.judge(trained.use_case, nan, None, np.ones(500), None)
+    verdict = gating.judge(gating.Judged(trained.use_case, {}, np.ones(500), nan, None, None))
     assert not verdict.passed
 
 
@@ -238,7 +330,7 @@ def test_real_persons_are_predicted_within_three_kcal(tmp_path):
     for name in ("exercise", "calories"):
         shutil.copyfile(real_data("calories", f"{name}.csv"), world.drop / f"{name}.csv")
     world.ingest()
-    flows.retraining(world.do, NOW)
+    flows.retraining(world.do, Wish(), NOW)
     evidence = record(world)
     assert 1 < evidence.metrics["rmse"] < 3
     assert evidence.may_serve

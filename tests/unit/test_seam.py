@@ -9,6 +9,7 @@ import pytest
 
 from pipelines import catalog, flows
 from pipelines.errors import BadUseCase, UnknownUseCase
+from pipelines.records import Wish
 from tests.builders import NOW, World
 
 RUNNERS = '''
@@ -103,7 +104,7 @@ def test_a_use_case_with_two_parts_from_a_folder_goes_the_whole_way(folder, tmp_
     )
     ledger = world.ingest()["runs"]
     assert (ledger.published, ledger.quarantined) == (1199, 1)
-    assert flows.retraining(world.do, NOW).asked_now
+    assert flows.retraining(world.do, Wish(), NOW).asked_now
     (evidence,) = world.tools.evidence.book.values()
     assert evidence.may_serve
     model = world.tools.tracker.folder(evidence.run_id)
@@ -143,7 +144,7 @@ def test_a_wrong_use_case_is_refused_with_its_file_and_what_is_wrong(folder, old
 
 
 def test_an_unknown_use_case_is_answered_with_those_there_are(folder):
-    with pytest.raises(UnknownUseCase, match=r"there are: calories, runners"):
+    with pytest.raises(UnknownUseCase, match=r"there are: bets, calories, runners"):
         catalog.load("darts", (folder,))
 
 

@@ -1,0 +1,1 @@
+"""Simulated clients: rows and late labels streamed at a running endpoint."""

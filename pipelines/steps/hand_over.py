@@ -1,0 +1,65 @@
+"""Hand over: what newly published rows say of entities goes to the label clock."""
+
+import logging
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+
+from pipelines import lake
+from pipelines.errors import BadUseCase
+from pipelines.records import Ledger
+from pipelines.spec import UseCase
+from pipelines.tools import EntityLabel, Tools
+
+log = logging.getLogger(__name__)
+REQUIRED = {"entity", "actual"}
+Tell = Callable[[str, pl.DataFrame], pl.DataFrame]
+
+
+def hand_over(tools: Tools, use_case: UseCase, ledger: Ledger) -> Ledger:
+    """Keep the labels of every batch published since the last time, each batch once; the ledger goes through."""
+    at = lake.TableAt(tools.tables_at, use_case.table(ledger.table))
+    done = tools.tables.committed(at.published, lake.PUBLISH)
+    since = tools.labels.handed(use_case.name, ledger.table)
+    if use_case.labels is None or since >= done:
+        return ledger
+    tell = use_case.labels
+    new = tools.tables.scan(at.published).filter(pl.col("_batch") > since, pl.col("_batch") <= done).collect()
+    for batch in range(since + 1, done + 1):
+        labels = list(_labels(tell, at, new.filter(pl.col("_batch") == batch)))
+        tools.labels.hand(use_case.name, ledger.table, batch, labels)
+        log.info("table=%s batch=%d labels=%d", ledger.table, batch, len(labels))
+    return ledger
+
+
+def _labels(tell: Tell, at: lake.TableAt, rows: pl.DataFrame) -> Iterator[EntityLabel]:
+    """Of each key the newest row; the revisions one by one, because a later one is a newer observation."""
+    key = list(at.table.key)
+    newest = rows.sort("_revision").unique(subset=key, keep="last", maintain_order=True)
+    for (revision,), some in newest.partition_by("_revision", as_dict=True, maintain_order=True).items():
+        # several revisions may arrive in one run of the flow, at one time: a microsecond keeps their order
+        arrived = some["_received_at"][0] + timedelta(microseconds=int(revision) - 1)
+        yield from _told(tell, at.table.name, some, arrived)
+
+
+def _told(tell: Tell, table: str, rows: pl.DataFrame, arrived: datetime) -> Iterator[EntityLabel]:
+    told = tell(table, rows.sort("_row"))
+    if told.is_empty():
+        return
+    if not set(told.columns) >= REQUIRED:
+        raise BadUseCase(f"labels({table!r}, rows): columns {sorted(REQUIRED)} are needed, not {told.columns}")
+    actual = told["actual"].cast(pl.Float64)
+    known = told.filter(told["entity"].is_not_null() & actual.is_finite().fill_null(False))
+    for row in known.iter_rows(named=True):
+        yield EntityLabel(
+            key=str(row["entity"]),
+            actual=float(row["actual"]),
+            event_time=_utc(row.get("event_time")),
+            observed_at=_utc(row.get("observed_at")) or arrived,
+            received_at=arrived,
+        )
+
+
+def _utc(time: datetime | None) -> datetime | None:
+    return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time

@@ -1,0 +1,89 @@
+"""Our bentos for anyone who knows BentoML: served by its own command, exported, imported elsewhere."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from pipelines.machine.services import QUIET, tool
+from tests.conftest import free_port, wait_for
+from tests.places import answers, make_bento
+from tests.releases import ROW, make_release
+
+
+def bentoml(home, *words):
+    """BentoML's own command, in a folder where no working tree is."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TOUCHLINE", "PYTHON"))}
+    beside = os.pathsep.join((str(Path(sys.executable).parent), kept["PATH"]))
+    return {
+        "args": [tool("bentoml"), *words],
+        "env": {**kept, **QUIET, "PATH": beside, "BENTOML_HOME": str(home)},
+        "cwd": home,
+    }
+
+
+@pytest.fixture(scope="module")
+def carried(tmp_path_factory):
+    """A bento, exported from the home that built it and imported into another; (home, tag)."""
+    root = tmp_path_factory.mktemp("bentos")
+    built = make_bento(make_release(root / "release"), "4", root / "built")
+    there = root / "there"
+    there.mkdir()
+    subprocess.run(
+        **bentoml(root / "built", "export", built.tag, str(root / "carried.bento")),
+        check=True,
+        capture_output=True,
+    )
+    shutil.rmtree(root / "built")
+    subprocess.run(**bentoml(there, "import", str(root / "carried.bento")), check=True, capture_output=True)
+    return there, built.tag
+
+
+@pytest.fixture(scope="module")
+def served(carried):
+    home, tag = carried
+    port = free_port()
+    with (home / "log").open("wb") as log:
+        process = subprocess.Popen(
+            **bentoml(home, "serve", tag, "--host", "127.0.0.1", "--port", str(port)), stdout=log, stderr=log
+        )
+    try:
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/readyz"), f"bentoml serve: {home / 'log'}", 120)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def ask(url, body=None):
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"content-type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, json.load(answer), answer.headers
+    except urllib.error.HTTPError as refused:
+        return refused.code, json.load(refused), refused.headers
+
+
+def test_bentoml_serve_answers_the_same_contract(served):
+    status, told, headers = ask(f"{served}/predict", ROW)
+    assert (status, told["model_version"], headers["x-model-version"]) == (200, "4", "4")
+    assert told["output"]["calories"] == pytest.approx(231, rel=0.5)
+    status, told, _ = ask(f"{served}/predict/batch", {"rows": [ROW, {**ROW, "Age": "old"}]})
+    assert status == 200
+    assert told["predictions"][1]["error"]["code"] == "wrong_type"
+    assert ask(f"{served}/predict", {**ROW, "Age": 3})[1]["error"]["code"] == "out_of_bounds"
+    assert ask(f"{served}/labels", {"prediction_id": "x", "actual": 2.0})[0] == 202
+    assert ask(f"{served}/docs.json")[1]["openapi"]
+
+
+def test_it_says_that_nobody_keeps_a_log_and_shows_the_evidence_that_it_carries(served):
+    _, told, _ = ask(f"{served}/model")
+    assert told["logged"] is False
+    assert told["evidence"] == {"training_key": "test-4"}

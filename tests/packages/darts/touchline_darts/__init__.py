@@ -1,0 +1,1 @@
+"""Darts for Touchline."""
