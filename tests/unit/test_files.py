@@ -308,10 +308,12 @@ def test_killed_at_any_commit_of_several_batches_the_rows_are_conserved(world, s
 def test_what_a_killed_run_left_half_copied_is_swept(world):
     world.tools.landing.mkdir()
     mine, other = (world.tools.landing / f"{name}-x1.partial" for name in (world.use_case.name, "others"))
-    for left in (mine, other):
+    old, fresh = (world.tools.landing / f"plain-{name}.partial" for name in ("old", "fresh"))
+    for left in (mine, other, old, fresh):
         left.write_text("half")
+    os.utime(old, (0, 0))
     ingest(world)
-    assert (mine.exists(), other.exists()) == (False, True)
+    assert [left.exists() for left in (mine, other, old, fresh)] == [False, True, False, True]
 
 
 def test_a_home_of_the_version_before_is_read_with_its_whole_files(world):

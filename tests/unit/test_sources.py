@@ -71,7 +71,9 @@ def test_each_table_has_its_own_source_also_in_a_simulated_home(tmp_path, monkey
     monkeypatch.setattr(wiring, "use_case", lambda *_: case)
     home = tmp_path / "home"
     home.mkdir()
-    chosen = settings.load(home=home, database_url="postgresql://touchline@127.0.0.1:9/touchline")
+    names = ("database_url", "airflow_database_url", "mlflow_database_url")
+    databases = dict.fromkeys(names, "postgresql://touchline@127.0.0.1:9/touchline")
+    chosen = settings.load(home=home, **databases)
     found = wiring.source(chosen, "calories")
     kinds = {name: type(one).__name__ for name, one in found.sources.items()}
     assert kinds == {
@@ -82,9 +84,7 @@ def test_each_table_has_its_own_source_also_in_a_simulated_home(tmp_path, monkey
         "bucket": "BucketSource",
     }
     assert [one.name for one in found.arrivals(case.table("folder"), NOW)] == ["exercise.csv"]
-    real = settings.load(
-        home=tmp_path, data=elsewhere, database_url="postgresql://touchline@127.0.0.1:9/touchline"
-    )
+    real = settings.load(home=tmp_path, data=elsewhere, **databases)
     assert type(wiring.source(real, "calories").sources["exercise"]).__name__ == "FolderSource"
 
 
