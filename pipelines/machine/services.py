@@ -80,6 +80,7 @@ def airflow_environment(settings: Settings, secret: Secret | None = None) -> dic
     secret = secret or home.secret
     options = {
         "CORE__DAGS_FOLDER": str(settings.dags or shipped_dags()),
+        "CORE__PLUGINS_FOLDER": str(shipped_dags() / "plugins"),
         "CORE__EXECUTOR": "LocalExecutor",
         "CORE__PARALLELISM": "6",
         "CORE__LOAD_EXAMPLES": "False",

@@ -159,10 +159,7 @@ def _start(settings: Settings, supervisor: Supervisor) -> None:
     """The database first, then its tables, then everybody else; back when all are healthy."""
     with step("PostgreSQL"):
         _start_database(settings, supervisor)
-    before = preflight.layout(settings.at)
-    if before < preflight.LAYOUT:
-        with step(f"dumping the databases of layout {before}"):
-            say(f"    {dump.all_databases(settings, before)}")
+    _dump_older(settings)
     _migrate_airflow(settings)
     with step("the platform's tables"):
         migrations.upgrade(settings.database)
@@ -173,6 +170,15 @@ def _start(settings: Settings, supervisor: Supervisor) -> None:
     for name, healthy in _probes(settings):
         with step(f"waiting for {name}"):
             _until(healthy, name, settings)
+
+
+def _dump_older(settings: Settings) -> None:
+    """A home of an older layout is dumped before anything in it is changed."""
+    layout = preflight.layout(settings.at)
+    if layout < preflight.LAYOUT:
+        with step(f"dumping the databases of layout {layout}"):
+            folder = dump.all_databases(settings, layout)
+        say(f"    they lie in {folder}")
 
 
 def _start_database(settings: Settings, supervisor: Supervisor) -> None:
