@@ -8,6 +8,7 @@ under numbers of its own: `aside` says which rows left the quarantine and how, `
 """
 
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipelines.records import Batch, Ledger
@@ -56,6 +57,11 @@ class TableAt(NamedTuple):
     def checked(self) -> str:
         """Judged rows between validation and publishing."""
         return f"{self.root}/{self.table.name}/checked"
+
+
+def replay_file(at: TableAt, number: int) -> Path:
+    """Where the rows lie that a replay publishes: written before its first commit."""
+    return Path(at.checked) / f"replay-{number:08}.parquet"
 
 
 def dtype(column: Field) -> "pl.DataType":

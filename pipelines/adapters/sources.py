@@ -40,7 +40,7 @@ class FolderSource:
     def arrivals(self, table: Table, now: datetime, last: str | None = None) -> Sequence[Arrival]:
         """Every matching file, settled when it was left alone for a minute; BadSettings without a folder."""
         if not self.folder.is_dir():
-            raise BadSettings(f"TOUCHLINE_DATA: {self.folder} is no folder")
+            raise BadSettings(f"TOUCHLINE_DATA, or `at` of table {table.name}: {self.folder} is no folder")
         if not isinstance(table.source, Files):
             raise BadUseCase(f"table {table.name}: a folder holds no rows of a source of kind {table.source.kind}")
         wanted = table.source.pattern
@@ -70,16 +70,20 @@ class BucketSource:
         self._bucket = fs.S3FileSystem(endpoint_override=endpoint, connect_timeout=5, request_timeout=60)
 
     def arrivals(self, table: Table, now: datetime, last: str | None = None) -> Sequence[Arrival]:
-        """Every matching object, the oldest first; ServiceAway when the bucket does not answer."""
+        """Every matching object, the oldest first; nothing below the prefix is nothing new."""
         from pyarrow import fs
 
         if not isinstance(table.source, Files):
             raise BadUseCase(f"table {table.name}: a bucket holds no rows of a source of kind {table.source.kind}")
         wanted = table.source.pattern
+        bucket = self._prefix.partition("/")[0]
         try:
-            below = self._bucket.get_file_info(fs.FileSelector(self._prefix, recursive=True))
+            there = self._bucket.get_file_info(bucket).type is not fs.FileType.NotFound
+            below = self._bucket.get_file_info(fs.FileSelector(self._prefix, allow_not_found=True, recursive=True))
         except OSError as away:
             raise ServiceAway(f"s3://{self._prefix} cannot be listed: {str(away)[:200]}") from away
+        if not there:
+            raise BadUseCase(f"table {table.name}: there is no bucket s3://{bucket}")
         files = [one for one in below if one.is_file and fnmatch(one.base_name, wanted)]
         ordered = sorted(files, key=lambda one: (one.mtime_ns, one.path))
         return [Arrival(name=self._name(one.path), stamp=self._mark(one.path)) for one in ordered]

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-from pathlib import Path
 
 import polars as pl
 
@@ -172,16 +171,11 @@ def _aside(rows: pl.DataFrame, checked: CheckedBatch, kind: str) -> pl.DataFrame
     return told.select(pl.col(name).cast(kind_of) for name, kind_of in ASIDE.items())
 
 
-def replay_file(at: lake.TableAt, number: int) -> Path:
-    """Where the rows lie that a replay publishes: written before its first commit."""
-    return Path(at.checked) / f"replay-{number:08}.parquet"
-
-
 def finish_replay(tools: Tools, at: lake.TableAt) -> pl.DataFrame:
     """Publish what a killed replay had taken out of quarantine already; the rows, mostly none."""
     number = tools.tables.committed(at.aside, lake.REPLAY)
     if tools.tables.committed(at.published, lake.REPLAY) >= number:
         return nothing(at)
-    rows = pl.read_parquet(replay_file(at, number))
+    rows = pl.read_parquet(lake.replay_file(at, number))
     tools.tables.append(at.published, rows, lake.REPLAY, number)
     return rows

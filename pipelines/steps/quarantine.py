@@ -14,7 +14,7 @@ import polars as pl
 from pipelines import cells, lake
 from pipelines.records import Batch, Chosen, Discarded, Replayed
 from pipelines.spec import Table, UseCase
-from pipelines.steps.publish import ASIDE, conserve, finish_replay, nothing, replay_file, revise
+from pipelines.steps.publish import ASIDE, conserve, finish_replay, nothing, revise
 from pipelines.steps.validate import Judged, judge, keep, suite_digest, torn_rows
 from pipelines.tools import Content, Cut, Piece, Tools, Unreadable
 
@@ -307,7 +307,7 @@ def _settle(
 
 def _commit(tools: Tools, at: lake.TableAt, aside: pl.DataFrame, published: pl.DataFrame) -> None:
     number = tools.tables.committed(at.aside, lake.REPLAY) + 1
-    keep(published, replay_file(at, number))
+    keep(published, lake.replay_file(at, number))
     tools.tables.append(at.aside, aside, lake.REPLAY, number)
     finish_replay(tools, at)
 

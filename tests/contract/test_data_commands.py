@@ -23,12 +23,9 @@ def say(postgres, tmp_path, monkeypatch, capsys):
     home, drop = tmp_path / "home", tmp_path / "drop"
     home.mkdir()
     drop.mkdir()
-    for variable, value in {
-        "HOME": home,
-        "DATA": drop,
-        "DATABASE_URL": url,
-        "MLFLOW_URL": "http://127.0.0.1:9",
-    }.items():
+    databases = dict.fromkeys(("DATABASE_URL", "AIRFLOW_DATABASE_URL", "MLFLOW_DATABASE_URL"), url)
+    named = {"HOME": home, "DATA": drop, "MLFLOW_URL": "http://127.0.0.1:9", **databases}
+    for variable, value in named.items():
         monkeypatch.setenv(f"TOUCHLINE_{variable}", str(value))
     (drop / "exercise.csv").write_text(EXERCISE + GOOD + BAD)
     (drop / "calories.csv").write_text("User_ID,Calories\n1,100\n2,50\n")

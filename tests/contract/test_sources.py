@@ -67,6 +67,7 @@ def at_bucket(tmp_path, endpoint, at):
 def test_objects_below_a_prefix_arrive_grow_and_are_replaced(tmp_path, bucket, s3_server):
     put, at = bucket
     world = at_bucket(tmp_path, s3_server, at)
+    assert ingest(world) == {}
     put("drop/2024/events-1.csv", HEAD + LINES[0])
     put("drop/notes.txt", "no events")
     put("elsewhere/events-9.csv", TEXT)
@@ -85,6 +86,12 @@ def test_a_bucket_that_does_not_answer_is_passing_and_names_no_secret(tmp_path, 
     with pytest.raises(ServiceAway) as away:
         ingest(world)
     assert "secret" not in str(away.value)
+
+
+def test_a_bucket_that_is_not_there_is_a_fault_of_the_use_case(tmp_path, bucket, s3_server):
+    world = at_bucket(tmp_path, s3_server, "s3://nowhere/drop")
+    with pytest.raises(BadUseCase, match="there is no bucket s3://nowhere"):
+        ingest(world)
 
 
 # --- a query --------------------------------------------------------------------------------------------

@@ -248,3 +248,22 @@ def events_world_copy(world):
     other.use_case, other.drop = world.use_case, world.drop
     other.tools = replace(world.tools, tables_at=world.tools.tables_at + "-old")
     return other
+
+
+def test_labels_of_rows_that_came_back_are_handed_over_once(world):
+    def tell(table, found):
+        return found.select(entity=pl.col("who"), actual="amount")
+
+    world.use_case = world.use_case.model_copy(update={"labels": tell})
+    put(world, "events.csv", BAD)
+    ingest(world)
+    set_rules(world, between(55))
+    again(world)
+    for _ in range(2):
+        ingest(world)
+        handed = [(name, number) for (_, name), number in world.tools.labels.batches.items()]
+    assert handed == [("events", 1), ("events/replay", 1)]
+    assert [(one.key, one.actual) for _, one in world.tools.labels.kept] == [
+        ("a", 5.0),
+        ("b", 50.0),
+    ]
