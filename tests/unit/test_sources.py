@@ -54,6 +54,7 @@ def test_simulated_drops_come_one_at_once_and_one_a_day_and_are_the_same_bytes_e
 
 def test_each_table_has_its_own_source_also_in_a_simulated_home(tmp_path, monkeypatch):
     """Only files of no place are simulated; the others come from where they say."""
+    (tmp_path / "VERSION").write_text("2")
     monkeypatch.delenv("TOUCHLINE_DATA", raising=False)
     monkeypatch.setenv("SHOP", f"sqlite:///{tmp_path / 'shop.db'}")
     elsewhere = tmp_path / "elsewhere"
@@ -91,6 +92,9 @@ def test_each_table_has_its_own_source_also_in_a_simulated_home(tmp_path, monkey
 def test_a_home_keeps_to_its_origin(tmp_path, monkeypatch):
     monkeypatch.delenv("TOUCHLINE_DATA", raising=False)
     simulated = settings.load(home=tmp_path)
+    with pytest.raises(BadSettings, match="was not set up yet"):
+        claim(simulated)
+    simulated.at.version.write_text("2")
     first = claim(simulated)
     assert (first.kind, claim(simulated)) == ("simulated", first)
     with pytest.raises(OriginMismatch, match=r"holds simulated rows; real ones would mix.*TOUCHLINE_HOME"):
