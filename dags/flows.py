@@ -7,6 +7,7 @@ from typing import Any, get_type_hints
 from airflow.sdk import (
     Asset,
     AssetOrTimeSchedule,
+    BaseOperatorLink,
     CronTriggerTimetable,
     ExceptionRetryPolicy,
     Param,
@@ -22,6 +23,7 @@ from pipelines import catalog, flows, settings
 from pipelines.errors import Final
 from pipelines.records import Wish
 from pipelines.spec import UseCase
+from pipelines.steps.validate import validate
 
 RUN_TIME: Any = None
 """Stands for `now` while a DAG is declared; a task puts the run's own time in its place."""
@@ -89,9 +91,32 @@ def as_tasks(use_case: str) -> flows.Runner:
             ]
             return perform(use_case, step, *given).model_dump(mode="json")
 
-        return run  # type: ignore[no-any-return]
+        def linked(*sent: Any) -> Any:
+            output = run(*sent)
+            if step is validate:
+                output.operator.operator_extra_links = (DataDocs(use_case),)
+            return output
+
+        return linked
 
     return do
+
+
+class DataDocs(BaseOperatorLink):  # type: ignore[misc]
+    """From a validation to the page of what it judged last; to all pages of the table when it judged nothing."""
+
+    name = "Data Docs"
+
+    def __init__(self, use_case: str) -> None:
+        self.use_case = use_case
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """Asked by the task itself when it ends."""
+        told = ti_key.xcom_pull(task_ids=ti_key.task_id) or {}
+        pages = [batch["page"] for batch in told.get("batches", ()) if batch["page"]]
+        table = ti_key.task_id.partition(".")[0]
+        last = f"/{pages[-1].rpartition('/')[2]}" if pages else ""
+        return f"http://127.0.0.1:{HERE.ports.airflow}/data-docs/{self.use_case}/{table}{last}"
 
 
 def declare(use_case: UseCase) -> None:

@@ -173,6 +173,39 @@ class Due(Frozen):
     reason: str
 
 
+class Chosen(Frozen):
+    """Which quarantined rows are meant; None: all."""
+
+    batch: int | None = None
+    reason: str | None = None
+    """Part of a reason's text."""
+
+
+class Replayed(Frozen):
+    """What became of quarantined rows that were judged anew."""
+
+    table: str
+    published: int
+    revised: int
+    duplicate: int
+    """Equal to what is in force, or overtaken by a later row of the same key."""
+    broken: int
+    """Still in quarantine."""
+    unknown: int
+    """Corrected rows that do not wait in quarantine (any more)."""
+    trained_without: tuple[str, ...]
+    """Model versions whose snapshot is older than these rows."""
+
+
+class Discarded(Frozen):
+    """Quarantined rows that a person gave up."""
+
+    table: str
+    rows: int
+    by: str
+    why: str
+
+
 class CleanSnapshot(Frozen):
     """A manifest of validated rows: all that a training run may see. Only `take_snapshot` makes one."""
 

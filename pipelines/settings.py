@@ -7,9 +7,9 @@ import json
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     JsonConfigSettingsSource,
@@ -20,12 +20,13 @@ from pydantic_settings import (
 from pipelines.errors import BadSettings
 
 HOME_VARIABLE = "TOUCHLINE_HOME"
-NOTIFY = "notify"
-"""Name of the secret that holds addresses of people."""
 PLACES = 16
 """How many places one home may run."""
 REMEMBERED = {"base_port", "use_cases", "use_case", "data", "replicas", "simulation_seed", "dags"}
 """Settings that the home keeps, because later commands must agree on them."""
+DATABASES = ("database_url", "airflow_database_url", "mlflow_database_url")
+SECRET = {"notify", *DATABASES}
+"""Settings that the home keeps among its secrets; they pass through no environment of a service."""
 
 
 class Ports(NamedTuple):
@@ -119,9 +120,19 @@ class Home(NamedTuple):
         return self.root / "logs"
 
     @property
+    def backups(self) -> Path:
+        """Dumps of the databases, one folder each time."""
+        return self.root / "backups"
+
+    @property
     def secrets(self) -> Path:
         """Generated secrets, mode 600, one file each."""
         return self.root / "secrets"
+
+    @property
+    def secret_settings(self) -> Path:
+        """Settings that hold passwords or tokens, kept for every later command."""
+        return self.secrets / "settings.json"
 
     def secret(self, name: str) -> str:
         """Read one generated secret; BadSettings when the home was never set up."""
@@ -148,8 +159,10 @@ class Settings(BaseSettings):
     replicas: int = Field(2, ge=1, le=4, description="How many places serve the champion of a use case")
     dags: Path | None = Field(None, description="Folder of DAG files, when it is not the shipped one")
     database_url: SecretStr | None = Field(
-        None, description="The platform's PostgreSQL, when it is not the embedded one"
+        None, description="A PostgreSQL of your own for the platform (postgresql://…); kept as a secret"
     )
+    airflow_database_url: SecretStr | None = Field(None, description="The same for Airflow; all three or none")
+    mlflow_database_url: SecretStr | None = Field(None, description="The same for MLflow; all three or none")
     mlflow_url: str | None = Field(None, description="MLflow's address, when it is not this home's own")
     notify: tuple[SecretStr, ...] = Field(
         (),
@@ -179,8 +192,24 @@ class Settings(BaseSettings):
         home = Path(
             init_settings().get("home") or os.environ.get(HOME_VARIABLE) or cls.model_fields["home"].default
         )
-        kept = JsonConfigSettingsSource(settings_cls, json_file=Home(home.expanduser()).settings)
-        return init_settings, env_settings, kept
+        at = Home(home.expanduser())
+        kept = (
+            JsonConfigSettingsSource(settings_cls, json_file=file) for file in (at.settings, at.secret_settings)
+        )
+        return init_settings, env_settings, *kept
+
+    @model_validator(mode="after")
+    def _all_databases_or_none(self) -> "Settings":
+        given = [name for name in DATABASES if getattr(self, name) is not None]
+        if given and len(given) < len(DATABASES):
+            missing = ", ".join(f"TOUCHLINE_{name.upper()}" for name in DATABASES if name not in given)
+            raise ValueError(f"a PostgreSQL of your own serves all three: {missing} is missing")
+        return self
+
+    @property
+    def embedded(self) -> bool:
+        """Whether this home runs its own PostgreSQL."""
+        return self.database_url is None
 
     @cached_property
     def at(self) -> Home:
@@ -203,14 +232,6 @@ class Settings(BaseSettings):
         return f"postgresql://touchline:{password}@127.0.0.1:{self.ports.postgres}/touchline"
 
     @property
-    def notified(self) -> tuple[str, ...]:
-        """Addresses of the environment, else those that the home keeps among its secrets."""
-        if self.notify:
-            return tuple(each.get_secret_value() for each in self.notify)
-        kept = self.at.secrets / NOTIFY
-        return tuple(kept.read_text().split()) if kept.exists() else ()
-
-    @property
     def mlflow(self) -> str:
         """MLflow's address."""
         return self.mlflow_url or f"http://127.0.0.1:{self.ports.mlflow}"
@@ -226,11 +247,26 @@ def load(**given: object) -> Settings:
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as wrong:
-        told = "; ".join(
-            f"TOUCHLINE_{'.'.join(str(part) for part in each['loc']).upper()}: {each['msg']}"
-            for each in wrong.errors()
-        )
-        raise BadSettings(told) from None
+        raise BadSettings("; ".join(map(_told, wrong.errors()))) from None
+
+
+def _told(error: Any) -> str:
+    """The setting's name and what is wrong with it; what contradicts itself names the settings in its words."""
+    name = ".".join(str(part) for part in error["loc"]).upper()
+    return f"TOUCHLINE_{name}: {error['msg']}" if name else str(error["msg"]).removeprefix("Value error, ")
+
+
+def variable(name: str) -> str:
+    """A variable of the environment that a use case names; BadSettings when it is not set."""
+    try:
+        return os.environ[name]
+    except KeyError:
+        raise BadSettings(f"{name}: a use case reads it, and it is not set") from None
+
+
+def bucket_endpoint() -> str | None:
+    """Where S3 is, when it is not Amazon's: AWS_ENDPOINT_URL, as for every other tool."""
+    return os.environ.get("AWS_ENDPOINT_URL")
 
 
 def remember(settings: Settings) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
@@ -85,11 +86,22 @@ class Files(Frozen):
     zone: Zone = "UTC"
 
 
+def _without_password(url: str) -> str:
+    try:
+        secret = urlsplit(url).password
+    except ValueError:
+        raise ValueError("it is no URL") from None
+    if secret is not None:
+        raise ValueError("a URL with a password stands in no file; use env:NAME, which reads it from there")
+    return url
+
+
 class Sql(Frozen):
     """Rows of a query, read after a cursor."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
     kind: Literal["sql"] = "sql"
-    url: str
+    url: Annotated[str, AfterValidator(_without_password)]
     """SQLAlchemy URL without a password; `env:NAME` reads the whole URL from that variable."""
     query: str
     """A select; it is asked for the rows above the cursor, in its order."""

@@ -1,6 +1,7 @@
 """Builds the real tools from the settings; the only place that picks adapters."""
 
 import logging
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from pipelines import settings as settings_of
 from pipelines.errors import BadSettings
 from pipelines.origin import claim
 from pipelines.settings import Settings
-from pipelines.spec import UseCase
+from pipelines.spec import Answers, Sql, Table, UseCase
 from pipelines.tools import Locks, NoticeBook, Notifier, Source, Tools
 
 if TYPE_CHECKING:
@@ -70,7 +71,10 @@ def notifier(settings: Settings) -> Notifier:
     """The log, and every address that the home was given."""
     from pipelines.adapters import notifiers
 
-    return notifiers.EveryNotifier([notifiers.LogNotifier(), *map(notifiers.of, settings.notified)])
+    return notifiers.EveryNotifier([
+        notifiers.LogNotifier(),
+        *(notifiers.of(one.get_secret_value()) for one in settings.notify),
+    ])
 
 
 def notices(settings: Settings) -> NoticeBook:
@@ -88,16 +92,41 @@ def locks(settings: Settings) -> Locks:
 
 
 def source(settings: Settings, name: str) -> Source:
-    """Real files where a folder is set, else the use case's own simulation since the home's first day."""
-    from pipelines.adapters.sources import FolderSource, SimulatedSource
+    """The source of each table of a use case."""
+    from pipelines.adapters.sources import PerTable
 
-    origin = claim(settings)
-    if settings.data is not None:
-        return FolderSource(settings.data)
-    simulate = use_case(settings, name).simulate
-    if simulate is None:
-        raise BadSettings(f"TOUCHLINE_DATA: {name} has no simulation, so it needs a folder of real files")
-    return SimulatedSource(simulate, settings.simulation_seed, origin.since)
+    declared = use_case(settings, name)
+    since = claim(settings).since
+    return PerTable({table.name: _source_of(settings, declared, table, since) for table in declared.tables})
+
+
+def _source_of(settings: Settings, use_case: UseCase, table: Table, since: datetime) -> Source:
+    """What the table declares; files of no place are those of TOUCHLINE_DATA, else simulated ones."""
+    from pipelines.adapters.sources import BucketSource, FolderSource, SimulatedSource
+
+    declared = table.source
+    if isinstance(declared, Sql):
+        return sql_source(declared)
+    if isinstance(declared, Answers):
+        from pipelines.adapters.sql import AnswersSource
+
+        return AnswersSource(settings.database, use_case)
+    if declared.at is not None and declared.at.startswith("s3://"):
+        return BucketSource(declared.at, settings_of.bucket_endpoint())
+    folder = settings.data if declared.at is None else Path(declared.at).expanduser()
+    if folder is not None:
+        return FolderSource(folder)
+    if use_case.simulate is None:
+        raise BadSettings(f"TOUCHLINE_DATA: {use_case.name} has no simulation, so it needs a folder of real files")
+    return SimulatedSource(use_case.simulate, settings.simulation_seed, since)
+
+
+def sql_source(declared: Sql) -> Source:
+    """The database of a query; its address may be a variable's, because it may hold a password."""
+    from pipelines.adapters.sql import SqlSource
+
+    named = declared.url.removeprefix("env:")
+    return SqlSource(declared.url if named == declared.url else settings_of.variable(named))
 
 
 def reconciler(settings: Settings) -> "Reconciler":

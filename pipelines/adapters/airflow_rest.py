@@ -14,6 +14,7 @@ from pipelines.settings import Settings
 
 TIMEOUT_SECONDS = 30
 DONE = ("success", "failed")
+FRAME = ("::group::", "::endgroup::", "Retry policy decision", "Task failed with exception")
 
 
 class TaskRun(NamedTuple):
@@ -100,10 +101,10 @@ class AirflowRest:
         ]
 
     def log(self, dag: str, run: str, task: TaskRun) -> list[str]:
-        """The lines of the task's last try."""
+        """The lines of the task's last try, without those that Airflow frames them with."""
         path = f"{_run(dag, run)}/taskInstances/{quote(task.task)}/logs/{max(task.tries, 1)}"
         content = self._get(f"{path}?map_index={task.map_index}&full_content=true")["content"]
-        return [line for entry in content for line in _lines(entry)]
+        return [line for entry in content for line in _lines(entry) if not line.startswith(FRAME)]
 
     def _get(self, path: str) -> Any:
         return self._call("GET", path, None)

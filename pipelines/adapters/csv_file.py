@@ -134,35 +134,32 @@ def read(file: Path, table: Table, piece: Piece | None) -> Content | Unreadable:
     why = fault(found, table)
     if why is not None:
         return Unreadable(why, 0)
-    return _content(file, found, piece or Piece(found.size, file.stat().st_size, 1, 0))
+    piece = piece or Piece(found.size, file.stat().st_size, 1, 0)
+    torn: list[Torn] = []
+    try:
+        cells = _cells(file, found, piece, torn)
+    except (pa.ArrowInvalid, UnicodeDecodeError) as wrong:
+        return Unreadable(f"not a CSV table: {wrong}", 0)
+    taken = {one.row for one in torn}
+    whole = range(piece.first, piece.first + len(cells) + len(torn))
+    places = pl.Series("_row", [row for row in whole if row not in taken], pl.Int64)
+    return Content(cells.with_columns(places), tuple(torn))
 
 
 def head(file: Path) -> pl.DataFrame:
     """The rows of the first batch, by whatever header there is."""
     found = header(file)
     first = cut(records(file, found.size, found.delimiter), found.size, 1, settled=True).pieces
-    told = _content(file, found, first[0] if first else Piece(0, 0, 1, 0))
-    if isinstance(told, Unreadable):
-        raise TooLong(told.reason)
-    return told.rows.drop("_row")
+    return _cells(file, found, first[0] if first else Piece(0, 0, 1, 0), [])
 
 
-def _content(file: Path, found: Header, piece: Piece) -> Content | Unreadable:
-    torn: list[Torn] = []
-
+def _cells(file: Path, found: Header, piece: Piece, torn: list[Torn]) -> pl.DataFrame:
     def set_aside(row: csv.InvalidRow) -> str:
         why = f"the line has {row.actual_columns} cells, the header {row.expected_columns}"
         torn.append(Torn(piece.first + row.number - 1, why, row.text))
         return "skip"
 
-    try:
-        cells = _parse(slice_of(file, piece.start, piece.stop), found, set_aside)
-    except (pa.ArrowInvalid, UnicodeDecodeError) as wrong:
-        return Unreadable(f"not a CSV table: {wrong}", 0)
-    taken = {one.row for one in torn}
-    whole = range(piece.first, piece.first + cells.num_rows + len(torn))
-    places = pl.Series("_row", [row for row in whole if row not in taken], pl.Int64)
-    return Content(pl.DataFrame(pl.from_arrow(cells)).with_columns(places), tuple(torn))
+    return pl.DataFrame(pl.from_arrow(_parse(slice_of(file, piece.start, piece.stop), found, set_aside)))
 
 
 def _parse(body: bytes, found: Header, set_aside: "csv.InvalidRowHandler") -> pa.Table:

@@ -1,6 +1,7 @@
 """JSON Lines: one object a line, every value as the text that stands there."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +30,26 @@ def read(file: Path, table: Table, piece: Piece | None) -> Content | Unreadable:
 
 
 def _content(file: Path, piece: Piece) -> Content:
-    records: list[dict[str, Any]] = []
-    torn: list[Torn] = []
-    places: list[int] = []
-    found = slice_of(file, piece.start, piece.stop).removesuffix(b"\n").split(b"\n")
-    for place, line in enumerate(found, piece.first):
+    found = list(_lines(file, piece))
+    rows = cells.from_records([record for _, record in found if isinstance(record, dict)])
+    places = pl.Series("_row", [place for place, record in found if isinstance(record, dict)], pl.Int64)
+    return Content(rows.with_columns(places), tuple(line for _, line in found if isinstance(line, Torn)))
+
+
+def _lines(file: Path, piece: Piece) -> Iterator[tuple[int, dict[str, str | None] | Torn]]:
+    """Each line's position with its object, or what is wrong with it."""
+    lines = slice_of(file, piece.start, piece.stop).removesuffix(b"\n").split(b"\n")
+    for place, line in enumerate(lines, piece.first):
         try:
-            records.append(_object(line))
-            places.append(place)
+            yield place, _object(line)
         except ValueError as wrong:
-            torn.append(Torn(place, f"the line is no JSON object: {wrong}", line.decode(errors="replace")))
-    rows = cells.from_records(records).with_columns(pl.Series("_row", places, pl.Int64))
-    return Content(rows, tuple(torn))
+            yield place, Torn(place, f"the line is no JSON object: {wrong}", line.decode(errors="replace"))
 
 
 def head(file: Path) -> pl.DataFrame:
     """The rows of the first batch."""
     first = cut(lines(file, 0), 0, 1, settled=True).pieces
-    return _content(file, first[0]).rows.drop("_row")
+    return cells.from_records([found for _, found in _lines(file, first[0]) if isinstance(found, dict)])
 
 
 class _NoObject(ValueError):

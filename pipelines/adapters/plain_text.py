@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import BinaryIO
 
 from pipelines.tools import Cut, Piece, Unreadable
@@ -52,11 +53,13 @@ def plain(landed: Path) -> Path:
         lonely_returns = b"\r" in head and b"\n" not in head and not encoding.startswith("utf-16")
     if encoding == "utf-8" and not lonely_returns and not _is_gzip(landed):
         return landed
-    partial = made.with_suffix(".partial")
-    with _opened(landed) as raw, partial.open("wb") as kept:
+    with (
+        _opened(landed) as raw,
+        NamedTemporaryFile(dir=landed.parent, prefix="plain-", suffix=".partial", delete=False) as kept,
+    ):
         for text in codecs.iterdecode(_chunks(raw), encoding, "replace"):
             kept.write((text.replace("\r", "\n") if lonely_returns else text).encode())
-    return partial.replace(made)
+    return Path(kept.name).replace(made)
 
 
 def _opened(landed: Path) -> BinaryIO:

@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import BinaryIO
 
-from pipelines.errors import BadSettings, BadUseCase
+from pipelines.errors import BadSettings, BadUseCase, ServiceAway
 from pipelines.spec import Files, Simulate, Table
 from pipelines.tools import Arrival, Source
 
@@ -40,7 +40,7 @@ class FolderSource:
     def arrivals(self, table: Table, now: datetime, last: str | None = None) -> Sequence[Arrival]:
         """Every matching file, settled when it was left alone for a minute; BadSettings without a folder."""
         if not self.folder.is_dir():
-            raise BadSettings(f"TOUCHLINE_DATA: {self.folder} is no folder")
+            raise BadSettings(f"TOUCHLINE_DATA, or `at` of table {table.name}: {self.folder} is no folder")
         if not isinstance(table.source, Files):
             raise BadUseCase(f"table {table.name}: a folder holds no rows of a source of kind {table.source.kind}")
         wanted = table.source.pattern
@@ -54,6 +54,52 @@ class FolderSource:
     def open(self, table: Table, arrival: Arrival) -> BinaryIO:
         """The file's bytes."""
         return (self.folder / arrival.name).open("rb")
+
+
+class BucketSource:
+    """Objects below an S3 prefix, matched by the table's glob over their last name.
+
+    Credentials are those of the usual AWS variables. An object is put
+    whole, so it is settled; its mark (ETag) says when it changed, because its time knows only seconds.
+    """
+
+    def __init__(self, at: str, endpoint: str | None) -> None:
+        from pyarrow import fs
+
+        self._prefix = at.removeprefix("s3://").strip("/")
+        self._bucket = fs.S3FileSystem(endpoint_override=endpoint, connect_timeout=5, request_timeout=60)
+
+    def arrivals(self, table: Table, now: datetime, last: str | None = None) -> Sequence[Arrival]:
+        """Every matching object, the oldest first; nothing below the prefix is nothing new."""
+        from pyarrow import fs
+
+        if not isinstance(table.source, Files):
+            raise BadUseCase(f"table {table.name}: a bucket holds no rows of a source of kind {table.source.kind}")
+        wanted = table.source.pattern
+        bucket = self._prefix.partition("/")[0]
+        try:
+            there = self._bucket.get_file_info(bucket).type is not fs.FileType.NotFound
+            below = self._bucket.get_file_info(fs.FileSelector(self._prefix, allow_not_found=True, recursive=True))
+        except OSError as away:
+            raise ServiceAway(f"s3://{self._prefix} cannot be listed: {str(away)[:200]}") from away
+        if not there:
+            raise BadUseCase(f"table {table.name}: there is no bucket s3://{bucket}")
+        files = [one for one in below if one.is_file and fnmatch(one.base_name, wanted)]
+        ordered = sorted(files, key=lambda one: (one.mtime_ns, one.path))
+        return [Arrival(name=self._name(one.path), stamp=self._mark(one.path)) for one in ordered]
+
+    def open(self, table: Table, arrival: Arrival) -> BinaryIO:
+        """The object's bytes, as they come."""
+        opened: BinaryIO = self._bucket.open_input_stream(f"{self._prefix}/{arrival.name}", compression=None)
+        return opened
+
+    def _name(self, path: str) -> str:
+        return path.removeprefix(f"{self._prefix}/")
+
+    def _mark(self, path: str) -> str:
+        with self._bucket.open_input_file(path) as opened:
+            told = opened.metadata()
+        return " ".join(told[key].decode() for key in ("ETag", "Content-Length") if key in told)
 
 
 class SimulatedSource:

@@ -103,7 +103,7 @@ def env(_: argparse.Namespace, settings: Settings) -> None:
 
 def doctor(asked: argparse.Namespace, settings: Settings) -> None:
     """Print findings; a bad one makes it a final error."""
-    from pipelines.machine.status import examine
+    from pipelines.machine.doctor import examine
 
     findings = examine(settings)
     if asked.json:

@@ -8,14 +8,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
+
 from pipelines.adapters import haproxy
 from pipelines.errors import CannotStart
 from pipelines.machine import postgres
 from pipelines.machine.services import tool
-from pipelines.settings import Home, Settings
+from pipelines.settings import DATABASES, Home, Settings
 
-LAYOUT = 1
-"""Version of the home's layout that this platform writes."""
+LAYOUT = 2
+"""Version of the home's layout that this platform writes; an older one is dumped, then migrated."""
 FREE_BYTES = 2 * 1024**3
 LONGEST_HOME = 70
 """Bytes; unix sockets lie in the home, and the kernel takes paths of 107."""
@@ -25,7 +27,8 @@ PYTHONS = ((3, 11), (3, 12))
 def check(settings: Settings) -> None:
     """Everything, in the order in which a person would mend it."""
     python(sys.version_info[:2])
-    account()
+    if settings.embedded:
+        account()
     home(settings.at)
     room(settings.at)
     programs()
@@ -37,6 +40,16 @@ def python(version: tuple[int, ...]) -> None:
     if version not in PYTHONS:
         told = ".".join(map(str, version))
         raise CannotStart(f"Python {told} is not supported: install Python 3.11 or 3.12 and remove .venv")
+
+
+def databases(settings: Settings) -> None:
+    """Each database of the user's own takes a connection that may make tables."""
+    for name in DATABASES:
+        try:
+            with psycopg.connect(getattr(settings, name).get_secret_value(), connect_timeout=5) as connection:
+                connection.execute("create temp table touchline_may_write (n int)")
+        except psycopg.Error as error:
+            raise CannotStart(f"TOUCHLINE_{name.upper()}: {str(error).strip()[:300]}") from None
 
 
 def account() -> None:
@@ -59,9 +72,16 @@ def home(at: Home) -> None:
         if at.root.exists() and any(at.root.iterdir()):
             raise CannotStart(f"{at.root}: not empty and no home of Touchline: set TOUCHLINE_HOME to another")
         return
-    layout = at.version.read_text().strip()
-    if not layout.isdigit() or int(layout) > LAYOUT:
-        raise CannotStart(f"{at.root}: made by a newer Touchline (layout {layout}): upgrade this one")
+    if layout(at) > LAYOUT:
+        raise CannotStart(f"{at.root}: made by a newer Touchline (layout {layout(at)}): upgrade this one")
+
+
+def layout(at: Home) -> int:
+    """The layout that the home has."""
+    told = at.version.read_text().strip()
+    if not told.isdigit():
+        raise CannotStart(f"{at.version}: holds no number: the home is damaged, or none of Touchline")
+    return int(told)
 
 
 def room(at: Home) -> None:

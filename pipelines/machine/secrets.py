@@ -8,7 +8,9 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pipelines.settings import NOTIFY, Home, Settings
+from pydantic import SecretStr
+
+from pipelines.settings import SECRET, Home, Settings
 
 POSTGRES_ROLES = ("postgres", "airflow", "mlflow", "touchline")
 """`postgres` is the superuser; each of the others owns the database of its name."""
@@ -48,10 +50,21 @@ def generate(home: Home) -> None:
     write(home.secrets / AIRFLOW_PASSWORDS, json.dumps({"admin": home.secret("airflow-admin")}) + "\n")
 
 
-def keep_addresses(settings: Settings) -> None:
-    """Addresses of people may hold tokens: they are kept beside the secrets, for every later start."""
-    if settings.notify:
-        write(settings.at.secrets / NOTIFY, "\n".join(settings.notified) + "\n")
+def keep(settings: Settings) -> None:
+    """Settings that hold passwords or tokens are kept for every later command, beside the generated secrets."""
+    kept = {name: _plain(getattr(settings, name)) for name in sorted(SECRET & settings.model_fields_set)}
+    if kept:
+        write(settings.at.secret_settings, json.dumps(kept, indent=1) + "\n")
+    for role, own in (("airflow", settings.airflow_database_url), ("mlflow", settings.mlflow_database_url)):
+        if own is not None:  # in SQLAlchemy's form, for services and shells that read it from here
+            address = own.get_secret_value().partition("://")[2]
+            write(settings.at.secrets / f"{role}-database", f"postgresql+psycopg2://{address}\n")
+
+
+def _plain(value: SecretStr | tuple[SecretStr, ...] | None) -> str | list[str] | None:
+    if isinstance(value, tuple):
+        return [each.get_secret_value() for each in value]
+    return None if value is None else value.get_secret_value()
 
 
 def write(file: Path, text: str) -> None:

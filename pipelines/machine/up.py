@@ -17,7 +17,7 @@ from pipelines import settings as settings_of
 from pipelines.adapters.airflow_rest import AirflowRest, of_home, wait_for_run
 from pipelines.adapters.haproxy import HAProxy
 from pipelines.errors import BadSettings, Busy, CannotStart, Final, ServiceAway
-from pipelines.machine import first_answer, keeper, postgres, preflight, secrets, services
+from pipelines.machine import dump, first_answer, keeper, postgres, preflight, secrets, services
 from pipelines.machine.front import follow, interruptible, undisturbed
 from pipelines.machine.progress import RED, paint, say, step
 from pipelines.machine.supervisor import Supervisor
@@ -120,7 +120,8 @@ def _agree(settings: Settings) -> None:
 def _alone(home: Home) -> Generator[None, None, None]:
     """One `up` a home at a time."""
     home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    home.version.write_text(f"{preflight.LAYOUT}\n")
+    if not home.version.exists():
+        home.version.write_text(f"{preflight.LAYOUT}\n")
     with (home.root / "up.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -137,9 +138,10 @@ def _set_up(settings: Settings) -> None:
     settings_of.remember(settings)
     with step("secrets"):
         secrets.generate(home)
-        secrets.keep_addresses(settings)
-    with step("PostgreSQL's files"):
-        postgres.prepare(home)
+        secrets.keep(settings)
+    if settings.embedded:
+        with step("PostgreSQL's files"):
+            postgres.prepare(home)
     if not (home.proxy / "haproxy.cfg").exists():
         HAProxy(home.proxy, settings.ports.proxy).write(())
     _prepare_airflow(home)
@@ -155,20 +157,40 @@ def _prepare_airflow(home: Home) -> None:
 
 def _start(settings: Settings, supervisor: Supervisor) -> None:
     """The database first, then its tables, then everybody else; back when all are healthy."""
-    port = settings.ports.postgres
     with step("PostgreSQL"):
-        supervisor.start((services.database(settings.at, port),))
-        _until(lambda: keeper.answers(f"pg:{port}"), "postgres", settings)
-        postgres.create_databases(settings.at, port)
+        _start_database(settings, supervisor)
+    _dump_older(settings)
     _migrate_airflow(settings)
     with step("the platform's tables"):
         migrations.upgrade(settings.database)
+    settings.at.version.write_text(f"{preflight.LAYOUT}\n")
     with step("starting services"):
         for service in services.declared(settings):
             supervisor.add(service)
     for name, healthy in _probes(settings):
         with step(f"waiting for {name}"):
             _until(healthy, name, settings)
+
+
+def _dump_older(settings: Settings) -> None:
+    """A home of an older layout is dumped before anything in it is changed."""
+    layout = preflight.layout(settings.at)
+    if layout < preflight.LAYOUT:
+        with step(f"dumping the databases of layout {layout}"):
+            folder = dump.all_databases(settings, layout)
+        say(f"    they lie in {folder}")
+
+
+def _start_database(settings: Settings, supervisor: Supervisor) -> None:
+    """This home's own with its databases, or a look at each of those that the user has."""
+    if not settings.embedded:
+        supervisor.start(())
+        preflight.databases(settings)
+        return
+    port = settings.ports.postgres
+    supervisor.start((services.database(settings.at, port),))
+    _until(lambda: keeper.answers(f"pg:{port}"), "postgres", settings)
+    postgres.create_databases(settings.at, port)
 
 
 def _migrate_airflow(settings: Settings) -> None:
@@ -222,8 +244,10 @@ def _all_healthy(rest: AirflowRest) -> bool:
 
 def _until(healthy: Callable[[], bool], name: str, settings: Settings) -> None:
     """Wait; ServiceAway with the end of the service's log when it takes too long."""
-    deadline = time.monotonic() + HEALTHY_SECONDS
+    supervisor, deadline = Supervisor(settings.at), time.monotonic() + HEALTHY_SECONDS
     while not healthy():
+        if not supervisor.is_running():
+            raise Final(f"{name}: everything was stopped meanwhile, by `touchline down` or a kill")
         if time.monotonic() > deadline:
             raise ServiceAway(f"{name} is not healthy after {HEALTHY_SECONDS:.0f} s; see {settings.at.logs}/")
         time.sleep(0.2)

@@ -19,18 +19,34 @@ Tell = Callable[[str, pl.DataFrame], pl.DataFrame]
 
 def hand_over(tools: Tools, use_case: UseCase, ledger: Ledger) -> Ledger:
     """Keep the labels of every batch published since the last time, each batch once; the ledger goes through."""
-    at = lake.TableAt(tools.tables_at, use_case.table(ledger.table))
+    if use_case.labels is not None:
+        at = lake.TableAt(tools.tables_at, use_case.table(ledger.table))
+        _batches(tools, use_case, use_case.labels, at)
+        _replays(tools, use_case, use_case.labels, at)
+    return ledger
+
+
+def _batches(tools: Tools, use_case: UseCase, tell: Tell, at: lake.TableAt) -> None:
+    table = at.table.name
     done = tools.tables.committed(at.published, lake.PUBLISH)
-    since = tools.labels.handed(use_case.name, ledger.table)
-    if use_case.labels is None or since >= done:
-        return ledger
-    tell = use_case.labels
+    since = tools.labels.handed(use_case.name, table)
+    if since >= done:
+        return
     new = tools.tables.scan(at.published).filter(pl.col("_batch") > since, pl.col("_batch") <= done).collect()
     for batch in range(since + 1, done + 1):
         labels = list(_labels(tell, at, new.filter(pl.col("_batch") == batch)))
-        tools.labels.hand(use_case.name, ledger.table, batch, labels)
-        log.info("table=%s batch=%d labels=%d", ledger.table, batch, len(labels))
-    return ledger
+        tools.labels.hand(use_case.name, table, batch, labels)
+        log.info("table=%s batch=%d labels=%d", table, batch, len(labels))
+
+
+def _replays(tools: Tools, use_case: UseCase, tell: Tell, at: lake.TableAt) -> None:
+    """Rows that came back from quarantine bear the number of a batch that was handed over long ago."""
+    name = f"{at.table.name}/{lake.REPLAY}"
+    done = tools.tables.committed(at.published, lake.REPLAY)
+    for number in range(tools.labels.handed(use_case.name, name) + 1, done + 1):
+        labels = list(_labels(tell, at, pl.read_parquet(lake.replay_file(at, number))))
+        tools.labels.hand(use_case.name, name, number, labels)
+        log.info("table=%s replay=%d labels=%d", at.table.name, number, len(labels))
 
 
 def _labels(tell: Tell, at: lake.TableAt, rows: pl.DataFrame) -> Iterator[EntityLabel]:

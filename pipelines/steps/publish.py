@@ -23,6 +23,7 @@ ASIDE: dict[str, pl.DataType] = {
     "raw": pl.String(),
     "suite": pl.String(),
     "received_at": pl.Datetime("us", "UTC"),
+    "by": pl.String(),
 }
 UNIT = "\x1f"
 
@@ -30,17 +31,19 @@ UNIT = "\x1f"
 def publish(tools: Tools, use_case: UseCase, checked: CheckedArrivals) -> Ledger:
     """Commit the batches in order, each exactly once; return the table's ledger."""
     at = lake.TableAt(tools.tables_at, use_case.table(checked.table))
+    finish_replay(tools, at)
     for batch in checked.batches:
         if batch.batch.number > tools.tables.committed(at.published, lake.PUBLISH):
             _commit(tools, at, batch)
-            _conserve(lake.ledger(tools.tables, at, batch.batch.number))
+            conserve(lake.ledger(tools.tables, at, batch.batch.number))
     whole = lake.ledger(tools.tables, at)
-    _conserve(whole)
+    conserve(whole)
     log.info("ledger %s", whole.model_dump())
     return whole
 
 
-def _conserve(ledger: Ledger) -> None:
+def conserve(ledger: Ledger) -> None:
+    """Law L1; ConservationBroken when the ledger does not add up."""
     if not ledger.balanced:
         raise ConservationBroken(f"law L1: rows do not add up: {ledger.model_dump()}")
 
@@ -49,7 +52,7 @@ def _commit(tools: Tools, at: lake.TableAt, checked: CheckedBatch) -> None:
     """Quarantine first, published last: only the last commit says that the batch is done."""
     number = checked.batch.number
     if checked.failed is not None:
-        good, aside = _nothing(at), _refused(checked)
+        good, aside = nothing(at), _refused(checked)
     else:
         good, aside = _split(tools, at, checked)
     tools.tables.append(at.aside, aside, lake.PUBLISH, number)
@@ -73,7 +76,7 @@ def _refused(checked: CheckedBatch) -> pl.DataFrame:
 def _split(tools: Tools, at: lake.TableAt, checked: CheckedBatch) -> tuple[pl.DataFrame, pl.DataFrame]:
     rows = pl.read_parquet(checked.uri)
     broken = rows.filter(pl.col("_reasons").list.len() > 0)
-    good = _revise(tools, at, rows.filter(pl.col("_reasons").list.len() == 0))
+    good = revise(tools, at, rows.filter(pl.col("_reasons").list.len() == 0))
     duplicates = good.filter("_same")
     aside = [
         _aside(
@@ -90,7 +93,7 @@ def _split(tools: Tools, at: lake.TableAt, checked: CheckedBatch) -> tuple[pl.Da
     return _published(good.filter(~pl.col("_same")), at, checked), pl.concat(aside)
 
 
-def _revise(tools: Tools, at: lake.TableAt, rows: pl.DataFrame) -> pl.DataFrame:
+def revise(tools: Tools, at: lake.TableAt, rows: pl.DataFrame) -> pl.DataFrame:
     """Add `_hash`, `_same` (equal to the revision in force) and `_revision`, in order within the batch."""
     key = list(at.table.key)
     hashed = rows.with_columns(_hash=_hashes(rows, [column.name for column in at.table.columns]))
@@ -109,10 +112,7 @@ def _revise(tools: Tools, at: lake.TableAt, rows: pl.DataFrame) -> pl.DataFrame:
 def _latest(tools: Tools, at: lake.TableAt, rows: pl.DataFrame) -> pl.DataFrame:
     """Key, content hash and number of the revision in force of each of these rows' keys."""
     key = list(at.table.key)
-    history = tools.tables.scan(at.published)
-    if not history.collect_schema():
-        types = {column.name: lake.dtype(column) for column in at.table.columns if column.name in key}
-        return pl.DataFrame(schema={**types, "_old_hash": pl.String(), "_old_revision": pl.Int32()})
+    history = lake.history(tools.tables, at)
     newest = pl.col("_hash", "_revision").sort_by("_revision").last()
     return (
         history
@@ -148,7 +148,8 @@ def _published(good: pl.DataFrame, at: lake.TableAt, checked: CheckedBatch) -> p
     )
 
 
-def _nothing(at: lake.TableAt) -> pl.DataFrame:
+def nothing(at: lake.TableAt) -> pl.DataFrame:
+    """No rows, with the columns of a published table."""
     declared = {each.name: lake.dtype(each) for each in at.table.columns}
     numbers = dict.fromkeys(("_batch", "_row"), pl.Int64())
     texts = dict.fromkeys(("_file", "_digest", "_hash", "_suite"), pl.String())
@@ -165,5 +166,16 @@ def _aside(rows: pl.DataFrame, checked: CheckedBatch, kind: str) -> pl.DataFrame
         digest=pl.lit(batch.digest),
         suite=pl.lit(checked.suite),
         received_at=pl.lit(batch.received_at).dt.cast_time_unit("us"),
+        by=pl.lit(None),
     )
     return told.select(pl.col(name).cast(kind_of) for name, kind_of in ASIDE.items())
+
+
+def finish_replay(tools: Tools, at: lake.TableAt) -> pl.DataFrame:
+    """Publish what a killed replay had taken out of quarantine already; the rows, mostly none."""
+    number = tools.tables.committed(at.aside, lake.REPLAY)
+    if tools.tables.committed(at.published, lake.REPLAY) >= number:
+        return nothing(at)
+    rows = pl.read_parquet(lake.replay_file(at, number))
+    tools.tables.append(at.published, rows, lake.REPLAY, number)
+    return rows

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import shutil
+import time
 from datetime import datetime
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -29,6 +30,7 @@ INTENTS: dict[str, pl.DataType] = {
     "stop": pl.Int64(),
     "first": pl.Int64(),
 }
+UNOWNED_SECONDS = 24 * 3600
 BEGINNING = (0, 1)
 """Offset and row where a file begins."""
 
@@ -53,8 +55,9 @@ def receive(tools: Tools, use_case: UseCase, table: str, now: datetime) -> Arriv
     sweep(tools.landing, use_case.name)
     known = lake.batches(tools.tables, at)
     last = next((batch.stamp for batch in reversed(known) if batch.stamp), None)
+    seen = {(batch.file, batch.stamp) for batch in known}
     for arrival in tools.source.arrivals(declared, now, last):
-        if (arrival.name, arrival.stamp) in {(batch.file, batch.stamp) for batch in known}:
+        if (arrival.name, arrival.stamp) in seen:
             continue
         landed = _land(tools, use_case.name, declared, arrival)
         intents = _intents(tools, declared, arrival, landed, known, now)
@@ -70,8 +73,13 @@ def receive(tools: Tools, use_case: UseCase, table: str, now: datetime) -> Arriv
 
 
 def sweep(landing: Path, owner: str) -> None:
-    """Remove half-made copies of a killed run; the step's lock keeps another run's apart."""
-    for left in landing.glob(f"{owner}-*.partial"):
+    """Remove half-made copies of a killed run; the step's lock keeps another run's apart.
+
+    Files that were being made plain have no owner: they go when nobody can still be writing them.
+    """
+    old = time.time() - UNOWNED_SECONDS
+    unowned = [left for left in landing.glob("plain-*.partial") if left.stat().st_mtime < old]
+    for left in [*landing.glob(f"{owner}-*.partial"), *unowned]:
         left.unlink(missing_ok=True)
 
 

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +15,7 @@ from pipelines import cells, lake
 from pipelines.lake import dtype
 from pipelines.records import Arrivals, Batch, CheckedArrivals, CheckedBatch, Told
 from pipelines.spec import Answers, Field, Table, UseCase
-from pipelines.tools import Content, Finding, Piece, Tools, Unreadable
+from pipelines.tools import Content, Finding, Piece, Tools, Unreadable, Validator
 
 log = logging.getLogger(__name__)
 CHANGED_TYPE = 0.5
@@ -36,6 +38,31 @@ def validate(tools: Tools, use_case: UseCase, arrivals: Arrivals, now: datetime)
     return CheckedArrivals(table=table.name, batches=checked)
 
 
+def without(tools: Tools, table: Table, names: Sequence[str]) -> tuple[Tools, Table]:
+    """Judges and declaration for rows that lack these columns, from the same suite: a label, when serving."""
+    kept = tuple(column for column in table.columns if column.name not in names)
+    changed = replace(tools, validator=_Without(tools.validator, tuple(names)))
+    return changed, table.model_copy(update={"columns": kept})
+
+
+class _Without(NamedTuple):
+    """A validator that leaves out rules about some columns."""
+
+    whole: Validator
+    names: tuple[str, ...]
+
+    def validate(
+        self,
+        rows: pl.DataFrame,
+        suite: Path,
+        parameters: Mapping[str, str],
+        *,
+        without: Sequence[str] = (),
+        page: Path | None = None,
+    ) -> tuple[Finding, ...]:
+        return self.whole.validate(rows, suite, parameters, without=(*self.names, *without), page=page)
+
+
 def suite_digest(suite: Path) -> str:
     """SHA-256 of the suite's file."""
     return hashlib.sha256(suite.read_bytes()).hexdigest()
@@ -53,8 +80,8 @@ def _judge(tools: Tools, table: Table, batch: Batch, now: datetime) -> CheckedBa
         )
     page = tools.docs / table.name / f"{batch.number:08}.html"
     judged = judge(tools, table, content.rows, suite, batch.received_at, now, page)
-    whole = pl.concat([judged.rows, _torn(content, judged.rows)], how="vertical").sort("_row")
-    _keep(whole, uri)
+    whole = pl.concat([judged.rows, torn_rows(content, judged.rows)], how="vertical").sort("_row")
+    keep(whole, uri)
     reasons = told_of(whole)
     _tell(table, batch, reasons, page)
     return CheckedBatch(
@@ -98,13 +125,13 @@ def judge(
     """Judge text cells with their `_row` by the declaration and by the suite."""
     rows = _typed(raw, table)
     given = rows.drop("_row", "_raw", "_reasons").with_columns(received_at=pl.lit(received_at))
-    fresh_after = (now - table.max_age).isoformat()
-    findings = tools.validator.validate(given, suite, {"fresh_after": fresh_after}, page=page)
+    parameters = {"fresh_after": (now - table.max_age).isoformat(), "now": now.isoformat()}
+    findings = tools.validator.validate(given, suite, parameters, page=page)
     failed = [*_wrong_columns(raw, rows, table), *(f.reason for f in findings if f.severity == "critical")]
     return Judged(_with_reasons(rows, findings), tuple(failed), tuple(_warnings(findings)))
 
 
-def _keep(rows: pl.DataFrame, uri: Path) -> None:
+def keep(rows: pl.DataFrame, uri: Path) -> None:
     """The file gets its name when it is whole."""
     uri.parent.mkdir(parents=True, exist_ok=True)
     rows.write_parquet(uri.with_suffix(".partial"))
@@ -192,7 +219,8 @@ def _with_reasons(rows: pl.DataFrame, findings: tuple[Finding, ...]) -> pl.DataF
     return joined.with_columns(_reasons=both).drop("_told")
 
 
-def _torn(content: Content, like: pl.DataFrame) -> pl.DataFrame:
+def torn_rows(content: Content, like: pl.DataFrame) -> pl.DataFrame:
+    """Lines that are no rows, in the columns of judged ones."""
     rows = [
         {"_row": line.row, "_raw": json.dumps({"line": line.text}), "_reasons": [line.reason]}
         for line in content.torn

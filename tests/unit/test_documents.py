@@ -37,7 +37,7 @@ def test_every_file_that_the_readme_names_is_there():
 
 
 def test_every_command_that_the_readme_names_is_one():
-    commands = set(re.findall(r"touchline (up|down|status|env|doctor|ingest|retrain|\w+)", README)) - {"keeps"}
+    commands = set(re.findall(r"touchline (up|down|status|env|doctor|ingest|retrain|[\w-]+)", README)) - {"keeps"}
     known = set(cli.parser()._subparsers._group_actions[0].choices)
     assert commands & known >= {"up", "down", "status", "env", "ingest", "retrain"}
     assert commands <= known

@@ -206,12 +206,7 @@ def test_a_last_line_that_went_on_after_it_was_taken_is_a_changed_file(world):
     put(world, "events.csv", HEAD + LINES[0] + "2,Bo")
     ingest(world)
     put(world, "events.csv", HEAD + LINES[0] + "2,Bob,,\n")
-    assert (
-        ingest(world)
-        == {"arrived": 4, "published": 1, "quarantined": 1, "duplicate": 1, "revised": 0}
-        | {"published": 2, "revised": 0}
-        or True
-    )
+    assert ingest(world) == {"arrived": 4, "published": 2, "quarantined": 1, "duplicate": 1}
     assert (2, "Bob", None, None) in rows(world)
 
 
@@ -313,10 +308,12 @@ def test_killed_at_any_commit_of_several_batches_the_rows_are_conserved(world, s
 def test_what_a_killed_run_left_half_copied_is_swept(world):
     world.tools.landing.mkdir()
     mine, other = (world.tools.landing / f"{name}-x1.partial" for name in (world.use_case.name, "others"))
-    for left in (mine, other):
+    old, fresh = (world.tools.landing / f"plain-{name}.partial" for name in ("old", "fresh"))
+    for left in (mine, other, old, fresh):
         left.write_text("half")
+    os.utime(old, (0, 0))
     ingest(world)
-    assert (mine.exists(), other.exists()) == (False, True)
+    assert [left.exists() for left in (mine, other, old, fresh)] == [False, True, False, True]
 
 
 def test_a_home_of_the_version_before_is_read_with_its_whole_files(world):
@@ -357,20 +354,20 @@ print(ledger["arrived"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path):
-    """Peak of an ingest of 1x and 4x the rows, each in a process of its own, with batches of 50,000."""
+    """Peak of an ingest of 1x and 4x the rows, each in a process of its own, with batches of 5,000."""
     peaks = {}
     for times in (1, 4):
         source, at_ = tmp_path / f"{times}.csv", tmp_path / f"world{times}"
         at_.mkdir()
         with source.open("w") as file:
             file.write(HEAD)
-            file.writelines(f"{i},{'word ' * 20}{i},2024-07-01T12:00:00,{i}.5\n" for i in range(100_000 * times))
+            file.writelines(f"{i},{'word ' * 400}{i},2024-07-01T12:00:00,{i}.5\n" for i in range(15_000 * times))
         code = PEAK.replace(
-            "world = ", "from pipelines.adapters import plain_text\nplain_text.ROWS = 50_000\nworld = "
+            "world = ", "from pipelines.adapters import plain_text\nplain_text.ROWS = 5_000\nworld = "
         )
         told = subprocess.run(
             [sys.executable, "-c", code, at_, source], capture_output=True, text=True, check=True
         ).stdout.split()
-        assert int(told[0]) == 100_000 * times
+        assert int(told[0]) == 15_000 * times
         peaks[times] = int(told[1])
     assert peaks[4] < 1.3 * peaks[1], peaks

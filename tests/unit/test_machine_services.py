@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import settings as settings_of
+from pipelines.errors import BadSettings
 from pipelines.machine import postgres, secrets, services
 from pipelines.machine.front import Tail
 from pipelines.machine.services import Service
@@ -20,7 +21,7 @@ def settings(home: Home, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.delenv("TOUCHLINE_HOME", raising=False)
     secrets.generate(home)
     (home.root / postgres.RECORD).write_text('{"root": "/srv/pg", "account": null, "binaries": "/srv/pg/bin"}')
-    return settings_of.load(home=home.root, base_port=7600, database_url="postgresql://u:hidden@db/x")
+    return settings_of.load(home=home.root, base_port=7600, notify=["https://hook/hidden"])
 
 
 @pytest.fixture
@@ -68,7 +69,41 @@ def test_the_proxy_has_no_secret_and_the_platforms_processes_find_their_home(
     assert declared["proxy"].environment == {}
     for name in ("reconciler", "shipper", "airflow-scheduler"):
         assert declared[name].environment["TOUCHLINE_HOME"] == str(settings.home)
-        assert declared[name].environment["TOUCHLINE_DATABASE_URL"] == "postgresql://u:hidden@db/x"
+        assert "hidden" not in str(declared[name].environment)
+
+
+OWN = {
+    "database_url": "postgresql://t:hidden@db:5/touchline",
+    "airflow_database_url": "postgresql://a:hidden@db:5/airflow?sslmode=require",
+    "mlflow_database_url": "postgresql://m:hidden@db:5/mlflow",
+}
+
+
+def test_a_postgresql_of_the_users_own_replaces_the_embedded_one_everywhere(settings: Settings) -> None:
+    own = settings_of.load(home=settings.home, base_port=7600, **OWN)
+    secrets.keep(own)
+    again = settings_of.load(home=settings.home, base_port=7600)
+    assert again.database == OWN["database_url"]
+    declared = {one.name: one for one in services.declared(again)}
+    assert "postgres" not in declared
+    assert not any(need.startswith("pg:") for one in declared.values() for need in one.after)
+    airflow = declared["airflow-scheduler"].environment
+    assert (
+        airflow["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+        == "postgresql+psycopg2://a:hidden@db:5/airflow?sslmode=require"
+    )
+    assert (
+        declared["mlflow"].environment["MLFLOW_BACKEND_STORE_URI"] == "postgresql+psycopg2://m:hidden@db:5/mlflow"
+    )
+    assert "hidden" not in str(declared["reconciler"].environment) + exports(again)
+    assert all(file.stat().st_mode & 0o077 == 0 for file in again.at.secrets.iterdir())
+
+
+def test_one_database_of_three_is_refused_by_the_names_of_the_others(settings: Settings) -> None:
+    with pytest.raises(
+        BadSettings, match="TOUCHLINE_AIRFLOW_DATABASE_URL, TOUCHLINE_MLFLOW_DATABASE_URL is missing"
+    ):
+        settings_of.load(home=settings.home, database_url=OWN["database_url"])
 
 
 def test_variables_that_lead_elsewhere_reach_no_service() -> None:

@@ -5,10 +5,11 @@ from datetime import timedelta
 
 import pytest
 
-from pipelines import catalog, settings
+from pipelines import catalog, settings, wiring
 from pipelines.adapters.sources import FolderSource, SimulatedSource
 from pipelines.errors import BadSettings, OriginMismatch
 from pipelines.origin import claim
+from pipelines.spec import Answers, Files, Sql
 from tests.builders import NOW
 
 USE_CASE = catalog.load("calories")
@@ -49,6 +50,42 @@ def test_simulated_drops_come_one_at_once_and_one_a_day_and_are_the_same_bytes_e
     assert source.open(EXERCISE, later[1]).read() == again.open(EXERCISE, later[1]).read()
     other = SimulatedSource(USE_CASE.simulate, 8, NOW)
     assert source.open(EXERCISE, later[1]).read() != other.open(EXERCISE, other.arrivals(EXERCISE, NOW)[0]).read()
+
+
+def test_each_table_has_its_own_source_also_in_a_simulated_home(tmp_path, monkeypatch):
+    """Only files of no place are simulated; the others come from where they say."""
+    monkeypatch.delenv("TOUCHLINE_DATA", raising=False)
+    monkeypatch.setenv("SHOP", f"sqlite:///{tmp_path / 'shop.db'}")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "exercise.csv").write_text("x")
+    sources = {
+        "exercise": EXERCISE.source,
+        "folder": Files(pattern="*", at=str(elsewhere)),
+        "shop": Sql(url="env:SHOP", query="select 1 as id", cursor="id"),
+        "answers": Answers(),
+        "bucket": Files(pattern="*", at="s3://bucket/drop"),
+    }
+    tables = tuple(EXERCISE.model_copy(update={"name": name, "source": one}) for name, one in sources.items())
+    case = USE_CASE.model_copy(update={"tables": tables})
+    monkeypatch.setattr(wiring, "use_case", lambda *_: case)
+    home = tmp_path / "home"
+    home.mkdir()
+    names = ("database_url", "airflow_database_url", "mlflow_database_url")
+    databases = dict.fromkeys(names, "postgresql://touchline@127.0.0.1:9/touchline")
+    chosen = settings.load(home=home, **databases)
+    found = wiring.source(chosen, "calories")
+    kinds = {name: type(one).__name__ for name, one in found.sources.items()}
+    assert kinds == {
+        "exercise": "SimulatedSource",
+        "folder": "FolderSource",
+        "shop": "SqlSource",
+        "answers": "AnswersSource",
+        "bucket": "BucketSource",
+    }
+    assert [one.name for one in found.arrivals(case.table("folder"), NOW)] == ["exercise.csv"]
+    real = settings.load(home=tmp_path, data=elsewhere, **databases)
+    assert type(wiring.source(real, "calories").sources["exercise"]).__name__ == "FolderSource"
 
 
 def test_a_home_keeps_to_its_origin(tmp_path, monkeypatch):

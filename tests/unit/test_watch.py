@@ -184,10 +184,11 @@ def test_addresses_are_kept_among_the_secrets_and_reach_no_environment(home, mon
     monkeypatch.setenv("TOUCHLINE_NOTIFY", '["https://hook.example/secret-token", "log:"]')
     settings = settings_of.load(home=home.root)
     secrets.generate(home)
-    secrets.keep_addresses(settings)
+    secrets.keep(settings)
     assert "secret-token" not in json.dumps(services.platform_environment(settings))
     settings_of.remember(settings)
     assert "secret-token" not in home.settings.read_text()
     monkeypatch.delenv("TOUCHLINE_NOTIFY")
-    assert settings_of.load(home=home.root).notified == ("https://hook.example/secret-token", "log:")
-    assert (home.secrets / "notify").stat().st_mode & 0o777 == 0o600
+    kept = settings_of.load(home=home.root).notify
+    assert [each.get_secret_value() for each in kept] == ["https://hook.example/secret-token", "log:"]
+    assert home.secret_settings.stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,108 @@
+"""Look before anything is published: validate what waits, or a file."""
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from pipelines.commands import declare, name_use_case, write_json
+from pipelines.commands.quarantine import known
+from pipelines.errors import BadSettings, Final
+from pipelines.settings import Settings
+from pipelines.spec import Files
+
+if TYPE_CHECKING:
+    from pipelines.records import CheckedArrivals
+    from pipelines.spec import Table, UseCase
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare it."""
+    one = declare(commands, "validate", validate, "judge what waits, or a file; nothing is published")
+    name_use_case(one)
+    one.add_argument("--table", help="this table only")
+    one.add_argument("--file", type=Path, help="judge this file (with --table, when there are several tables)")
+    one.add_argument(
+        "--without", action="append", default=[], metavar="COLUMN", help="rows lack this column: a label"
+    )
+
+
+def validate(asked: argparse.Namespace, settings: Settings) -> None:
+    """Print verdict and findings; a refused batch makes it a final error."""
+    from pipelines import runner, wiring
+    from pipelines.steps.receive import receive
+    from pipelines.steps.validate import validate as judge
+
+    name = asked.use_case or settings.use_case
+    use_case = wiring.use_case(settings, name)
+    tables = [use_case.table(known(use_case, asked.table))] if asked.table else list(use_case.tables)
+    now = datetime.now(UTC)
+    if asked.file is not None:
+        return _write(asked, [_file(settings, use_case, tables, asked, now)])
+    logging.getLogger("pipelines").setLevel(logging.ERROR)
+    do = runner.here(wiring.tools(settings, name), use_case)
+    return _write(asked, [do(judge)(do(receive)(table.name, now), now) for table in tables])
+
+
+def _file(
+    settings: Settings, use_case: "UseCase", tables: "list[Table]", asked: argparse.Namespace, now: datetime
+) -> "CheckedArrivals":
+    """The file judged in a landing of its own, so that nothing of it arrives; its page is kept."""
+    from pipelines import wiring
+    from pipelines.adapters.sources import FolderSource
+    from pipelines.steps.receive import receive
+    from pipelines.steps.validate import validate as judge
+    from pipelines.steps.validate import without, zone_of
+
+    if len(tables) != 1:
+        raise BadSettings("--file: say by --table which table the file belongs to")
+    if not asked.file.is_file():
+        raise BadSettings(f"--file: {asked.file} is no file")
+    tools, table = without(wiring.tools(settings, use_case.name), tables[0], asked.without)
+    with TemporaryDirectory(prefix="touchline-look-") as made:
+        drop, root = Path(made, "drop"), Path(made)
+        drop.mkdir()
+        os.utime(shutil.copyfile(asked.file, drop / asked.file.name), (0, 0))
+        table = table.model_copy(update={"source": Files(pattern="*", zone=zone_of(table))})
+        alone = use_case.model_copy(update={"tables": (table,)})
+        docs = settings.at.docs / use_case.name / "looked-at"
+        own = replace(tools, source=FolderSource(drop), landing=root / "landing", tables_at=str(root), docs=docs)
+        return judge(own, alone, receive(own, alone, table.name, now), now)
+
+
+def _write(asked: argparse.Namespace, checked: "list[CheckedArrivals]") -> None:
+    if asked.json:
+        write_json([one.model_dump(mode="json") for one in checked])
+    else:
+        for one in checked:
+            _write_table(one)
+    refused = [batch.batch.file for one in checked for batch in one.batches if batch.failed is not None]
+    if refused:
+        raise Final(f"{len(refused)} batches are refused: {', '.join(sorted(set(refused)))}")
+
+
+def _write_table(checked: "CheckedArrivals") -> None:
+    if not checked.batches:
+        sys.stdout.write(f"{checked.table}: nothing waits\n")
+    for one in checked.batches:
+        verdict = (
+            f"refused: {one.failed}"
+            if one.failed
+            else f"{one.batch.rows - one.broken:,} rows good, {one.broken:,} broken"
+        )
+        sys.stdout.write(
+            f"{checked.table} batch {one.batch.number} ({one.batch.file}, {one.batch.rows:,} rows): {verdict}\n"
+        )
+        for told in one.reasons:
+            first = ", ".join(map(str, told.first)) + (" …" if told.rows > len(told.first) else "")
+            sys.stdout.write(f"  {told.rows:>9,} rows: {told.reason} (rows {first})\n")
+        for warning in one.warnings:
+            sys.stdout.write(f"  warning: {warning}\n")
+        if one.page:
+            sys.stdout.write(f"  page: {one.page}\n")
