@@ -1,6 +1,8 @@
 """Which predictions something new is about, and which label is in force for each: joined in PostgreSQL.
 
-How a label finds its predictions is said in `label_clock`; here it is carried out.
+How a label finds its predictions is said in `label_clock`; here it is carried out. Only joins by index are used,
+for they cost by the new rows: the planner takes (requested_at, seq) for two conditions, expects one row, and
+would read whole tables for each of ten thousand.
 """
 
 from datetime import datetime
@@ -63,7 +65,15 @@ create temp table if not exists matches (
   requested_at timestamptz, seq bigint, received_at timestamptz, label_seq bigint, actual double precision,
   observed_at timestamptz, joined boolean, own boolean
 ) on commit delete rows;
+create temp table if not exists in_force (
+  requested_at timestamptz, seq bigint, actual double precision, observed_at timestamptz,
+  first_received_at timestamptz, label_seq bigint, primary key (requested_at, seq)
+) on commit delete rows;
 create temp table if not exists worked_out (like outcomes) on commit delete rows;
+set local enable_hashjoin = off;
+set local enable_mergejoin = off;
+set local enable_seqscan = off;
+delete from in_force;
 delete from touched;
 delete from matches
 """
@@ -139,13 +149,14 @@ cross join lateral (
     and l.observed_at <= p.requested_at + %(horizon)s and l.seq <= %(labels_to)s
 ) l
 """
+_CHOOSE = """
+insert into in_force
+select distinct on (requested_at, seq) requested_at, seq, actual, observed_at,
+  min(received_at) over (partition by requested_at, seq), label_seq
+from matches
+order by requested_at, seq, own desc, observed_at desc, received_at desc, actual desc, label_seq
+"""
 _READ = """
-with in_force as (
-  select distinct on (requested_at, seq) requested_at, seq, actual, observed_at,
-    min(received_at) over (partition by requested_at, seq) as first_received_at, label_seq
-  from matches
-  order by requested_at, seq, own desc, observed_at desc, received_at desc, actual desc, label_seq
-)
 select p.requested_at, p.seq, p.model_version,
   case when p.shadow then 'shadow' else coalesce(p.role, 'direct') end, p.superseded,
   p.seq > %(predictions_from)s, p.event_time, case when %(sliced)s then p.inputs end, p.outputs,
@@ -191,7 +202,16 @@ def touched(connection: Connection, use_case: UseCase, window: Window) -> list[T
     new = {**window._asdict(), "horizon": use_case.horizon, "sliced": bool(use_case.slices)}
     for words in _TEMPORARY.split(";"):
         connection.execute(words)
-    for words in (_NEW, _SUPERSEDE, _TOLD_OF, "analyze touched", _MATCH, "analyze matches"):
+    for words in (
+        _NEW,
+        _SUPERSEDE,
+        _TOLD_OF,
+        "analyze touched",
+        _MATCH,
+        "analyze matches",
+        _CHOOSE,
+        "analyze in_force",
+    ):
         connection.execute(words, new if "%" in words else None)
     return [_touched(row) for row in connection.execute(_READ, new)]
 
