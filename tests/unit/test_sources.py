@@ -54,8 +54,6 @@ def test_simulated_drops_come_one_at_once_and_one_a_day_and_are_the_same_bytes_e
 
 def test_each_table_has_its_own_source_also_in_a_simulated_home(tmp_path, monkeypatch):
     """Only files of no place are simulated; the others come from where they say."""
-    (tmp_path / "home").mkdir(exist_ok=True)
-    (tmp_path / "home" / "VERSION").write_text("2")
     monkeypatch.delenv("TOUCHLINE_DATA", raising=False)
     monkeypatch.setenv("SHOP", f"sqlite:///{tmp_path / 'shop.db'}")
     elsewhere = tmp_path / "elsewhere"
@@ -73,6 +71,7 @@ def test_each_table_has_its_own_source_also_in_a_simulated_home(tmp_path, monkey
     monkeypatch.setattr(wiring, "use_case", lambda *_: case)
     home = tmp_path / "home"
     home.mkdir()
+    (home / "VERSION").write_text("2")
     names = ("database_url", "airflow_database_url", "mlflow_database_url")
     databases = dict.fromkeys(names, "postgresql://touchline@127.0.0.1:9/touchline")
     chosen = settings.load(home=home, **databases)
