@@ -1,9 +1,11 @@
 """Small worlds for tests: a use case with real tables, real validation, real training, and shipped fakes."""
 
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 
 from pipelines import catalog, fakes, flows
@@ -77,6 +79,30 @@ def write_drop(use_case: UseCase, folder: Path, drop: int = 0, seed: int = 7) ->
     assert use_case.simulate is not None
     for name, rows in use_case.simulate(seed, drop).items():
         rows.write_csv(folder / _pattern(use_case, name).replace("*", f"-{drop}"))
+
+
+START = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def football(n: int = 2400, seed: int = 1) -> pl.DataFrame:
+    """Twenty teams of fixed strength, each plays once a day; odds that know it up to noise, with a margin."""
+    random = np.random.default_rng(seed)
+    strength = random.normal(0, 0.5, 20)
+    home, away = np.concatenate([random.permutation(20).reshape(10, 2) for _ in range(n // 10)]).T
+    lead = strength[home] - strength[away] + 0.25
+    goals = random.poisson(np.exp(0.2 + lead / 2)), random.poisson(np.exp(0.2 - lead / 2))
+    said = np.column_stack([np.exp(lead), np.full(n, 0.75), np.exp(-lead)]) * random.lognormal(0, 0.05, (n, 3))
+    odds = said.sum(axis=1, keepdims=True) / said / 1.05
+    return pl.DataFrame({
+        "Date": [START + timedelta(days=place // 10) for place in range(n)],
+        "HomeTeam": [f"Team {team}" for team in home],
+        "AwayTeam": [f"Team {team}" for team in away],
+        "FTHG": goals[0],
+        "FTAG": goals[1],
+        "HST": goals[0] + random.poisson(3, n),
+        "AST": goals[1] + random.poisson(3, n),
+        **{f"B365{side}": odds[:, place].clip(1.01) for place, side in enumerate("HDA")},
+    }).with_columns(pl.col("Date").cast(pl.Datetime("us", "UTC")))
 
 
 def _pattern(use_case: UseCase, table: str) -> str:

@@ -59,7 +59,8 @@ def _draw(result: Any, page: Path) -> None:
     from great_expectations.util import convert_to_json_serializable
 
     for each in result.results:
-        each.result = convert_to_json_serializable({k: v for k, v in each.result.items() if k not in LONG})
+        short = convert_to_json_serializable({k: v for k, v in each.result.items() if k not in LONG})
+        each.result = json.loads(json.dumps(short))  # the renderer stumbles over NumPy's numbers
     html = DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(result))
     page.parent.mkdir(parents=True, exist_ok=True)
     page.with_suffix(".partial").write_text(html)

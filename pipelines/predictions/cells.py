@@ -37,6 +37,22 @@ on conflict (use_case, minutes, starts_at, model_version, role, slice) do update
   labelled = cells.labelled + excluded.labelled, late = cells.late + excluded.late,
   sums = added(cells.sums, excluded.sums)
 """
+_CLEAR = """
+delete from cells where use_case = %(use_case)s and minutes = %(minutes)s and starts_at = %(begin)s
+"""
+_SUM_UP = """
+insert into cells (use_case, minutes, starts_at, model_version, role, slice,
+  recorded, superseded, labelled, late, sums)
+select use_case, %(minutes)s, %(begin)s, model_version, role, slice,
+  sum(recorded), sum(superseded), sum(labelled), sum(late), total(sums)
+from cells where use_case = %(use_case)s and minutes = %(shorter)s
+  and starts_at >= %(begin)s and starts_at < %(end)s
+group by use_case, model_version, role, slice
+"""
+_FINEST = """
+select model_version, role, starts_at, sums from cells
+where use_case = %s and minutes = %s and slice = %s and starts_at = any(%s)
+"""
 _READ = """
 select model_version, role, slice, recorded, superseded, labelled, late, sums from cells
 where use_case = %s and minutes = %s and starts_at >= %s and starts_at < %s and (slice = %s or %s)
@@ -88,6 +104,30 @@ def add(connection: Connection, use_case: str, change: Change) -> None:
         copy(connection, "changes", _COLUMNS, [_written(row) for row in rows])
     connection.execute(_ADD, (use_case,))
     connection.execute("delete from changes")
+
+
+def replace(connection: Connection, use_case: str, start: datetime, change: Change) -> None:
+    """Put rows in the place of all that five minutes hold, and sum up anew what is longer."""
+    connection.execute(_CLEAR, {"use_case": use_case, "minutes": FIVE_MINUTES, "begin": start})
+    connection.execute(_TEMPORARY)
+    copy(connection, "changes", _COLUMNS, [_written(row) for row in _finest(change)])
+    connection.execute(_ADD, (use_case,))
+    connection.execute("delete from changes")
+    for minutes, shorter in ((HOUR, FIVE_MINUTES), (DAY, HOUR), (EVER, DAY)):
+        begin = start_of(start, minutes)
+        end = NEVER if minutes == EVER else begin + timedelta(minutes=minutes)
+        asked = {"use_case": use_case, "minutes": minutes, "shorter": shorter, "begin": begin, "end": end}
+        connection.execute(_CLEAR, asked)
+        connection.execute(_SUM_UP, asked)
+
+
+def finest(
+    connection: Connection, use_case: str, starts: Sequence[datetime]
+) -> dict[tuple[Owner, datetime], NDArray[np.float64]]:
+    """The sums of five minutes each, all slices together."""
+    with connection.cursor(binary=True) as cursor:
+        found = cursor.execute(_FINEST, (use_case, FIVE_MINUTES, slices.ALL, list(starts)))
+        return {(Owner(version, role), start): np.array(sums) for version, role, start, sums in found}
 
 
 def read(

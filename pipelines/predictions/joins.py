@@ -155,6 +155,15 @@ join predictions p on p.requested_at = t.requested_at and p.seq = t.seq
 left join outcomes o on o.requested_at = t.requested_at and o.prediction_seq = t.seq
 left join in_force l on l.requested_at = t.requested_at and l.seq = t.seq
 """
+_BETWEEN = """
+select p.requested_at, p.seq, p.model_version,
+  case when p.shadow then 'shadow' else coalesce(p.role, 'direct') end, p.superseded,
+  true, p.event_time, case when %(sliced)s then p.inputs end, p.outputs,
+  null, null, null, o.actual, o.observed_at, o.first_received_at, o.label_seq
+from predictions p
+left join outcomes o on o.requested_at = p.requested_at and o.prediction_seq = p.seq
+where p.use_case = %(use_case)s and p.requested_at >= %(begin)s and p.requested_at < %(end)s and p.seq <= %(last)s
+"""
 _ARRIVED = """
 select count(*) as labels, count(*) filter (where prediction_id is not null and not joined) as orphans,
   count(*) filter (where prediction_id is null) as keyed,
@@ -185,6 +194,12 @@ def touched(connection: Connection, use_case: UseCase, window: Window) -> list[T
     for words in (_NEW, _SUPERSEDE, _TOLD_OF, "analyze touched", _MATCH, "analyze matches"):
         connection.execute(words, new if "%" in words else None)
     return [_touched(row) for row in connection.execute(_READ, new)]
+
+
+def between(connection: Connection, use_case: UseCase, begin: datetime, end: datetime, last: int) -> list[Touched]:
+    """Every prediction of a time, up to that number, as if it had just come, with the outcome that is kept."""
+    asked = {"use_case": use_case.name, "begin": begin, "end": end, "last": last, "sliced": bool(use_case.slices)}
+    return [_touched(row) for row in connection.execute(_BETWEEN, asked)]
 
 
 def advance(connection: Connection, window: Window) -> None:

@@ -15,6 +15,7 @@ Of several the newest observation is in force. A label that arrives after the ho
 
 import logging
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 
 import numpy as np
 import orjson
@@ -25,7 +26,7 @@ from pipelines import rows as rows_of
 from pipelines import slices
 from pipelines.errors import UnknownUseCase
 from pipelines.predictions import cells, joins
-from pipelines.predictions.cells import Change
+from pipelines.predictions.cells import Change, Owner
 from pipelines.predictions.joins import Outcome, Touched, Window
 from pipelines.predictions.sums import Scored, Sums, losses
 from pipelines.predictions.tables import Connection, Row, copy
@@ -34,6 +35,8 @@ from pipelines.spec import UseCase
 log = logging.getLogger(__name__)
 AT_ONCE = 10_000
 """So many records and labels are joined in one transaction."""
+DWARFS = 1e8
+"""So many times what is left: of 16 digits half are gone."""
 
 
 _NEWEST = "select coalesce((select max(seq) from predictions), 0), coalesce((select max(seq) from labels), 0)"
@@ -122,7 +125,8 @@ def _catch_up_one(
 def _join(connection: Connection, use_case: UseCase, sums: Sums, window: Window) -> int:
     touched = joins.touched(connection, use_case, window)
     for at in range(0, len(touched), AT_ONCE):
-        _count(connection, use_case, sums, touched[at : at + AT_ONCE])
+        for start in _count(connection, use_case, sums, touched[at : at + AT_ONCE]):
+            _recount(connection, use_case, sums, start, window.predictions_to)
     joins.advance(connection, window)
     return len(touched)
 
@@ -163,15 +167,18 @@ def _nth(connection: Connection, table: str, use_case: UseCase, since: int, newe
     return last if n == AT_ONCE else max(since, newest)
 
 
-def _count(connection: Connection, use_case: UseCase, sums: Sums, touched: Sequence[Touched]) -> None:
-    """Write outcomes and what they change in the cells."""
+def _count(
+    connection: Connection, use_case: UseCase, sums: Sums, touched: Sequence[Touched]
+) -> Sequence[datetime]:
+    """Write outcomes and what they change in the cells; the five minutes that must be counted anew."""
     vectors = np.zeros((len(touched), len(cells.COUNTS) + sums.width))
     vectors[:, 0] = [int(not each.superseded) - int(not each.new) for each in touched]
     vectors[:, 1] = [each.superseded for each in touched]
     gone = [place for place, each in enumerate(touched) if each.changed and each.before]
     come = [place for place, each in enumerate(touched) if each.changed and each.after]
-    vectors[gone] -= _vectors(use_case, sums, [(touched[place], touched[place].before) for place in gone])
+    old = _vectors(use_case, sums, [(touched[place], touched[place].before) for place in gone])
     now = _vectors(use_case, sums, [(touched[place], touched[place].after) for place in come])
+    vectors[gone] -= old
     vectors[come] += now
     _keep(connection, use_case, [touched[place] for place in come], losses(now[:, len(cells.COUNTS) :]))
     _forget(connection, [touched[place] for place in gone if touched[place].after is None])
@@ -179,6 +186,36 @@ def _count(connection: Connection, use_case: UseCase, sums: Sums, touched: Seque
     if moved:
         some = [touched[place] for place in moved]
         cells.add(connection, use_case.name, _change(use_case, some, vectors[moved]))
+    return _shaken(connection, use_case, [touched[place] for place in gone], old[:, len(cells.COUNTS) :])
+
+
+def _shaken(
+    connection: Connection, use_case: UseCase, gone: Sequence[Touched], old: NDArray[np.float64]
+) -> Sequence[datetime]:
+    """Where a number was taken away that dwarfs what is left: what is left then is its rounding error."""
+    taken: dict[tuple[Owner, datetime], NDArray[np.float64]] = {}
+    for each, vector in zip(gone, np.abs(old), strict=True):
+        key = (each.owner, cells.start_of(each.requested_at, cells.FIVE_MINUTES))
+        taken[key] = np.maximum(taken[key], vector) if key in taken else vector
+    left = cells.finest(connection, use_case.name, sorted({start for _, start in taken})) if taken else {}
+    shaken = {
+        start
+        for (owner, start), most in taken.items()
+        if (most > DWARFS * np.maximum(np.abs(left[owner, start]), 1 / DWARFS)).any()
+    }
+    return sorted(shaken)
+
+
+def _recount(connection: Connection, use_case: UseCase, sums: Sums, start: datetime, last: int) -> None:
+    """Five minutes from their rows."""
+    end = start + timedelta(minutes=cells.FIVE_MINUTES)
+    every = joins.between(connection, use_case, start, end, last)
+    vectors = np.zeros((len(every), len(cells.COUNTS) + sums.width))
+    vectors[:, 0] = [not each.superseded for each in every]
+    vectors[:, 1] = [each.superseded for each in every]
+    known = [place for place, each in enumerate(every) if each.after]
+    vectors[known] += _vectors(use_case, sums, [(every[place], every[place].after) for place in known])
+    cells.replace(connection, use_case.name, start, _change(use_case, every, vectors))
 
 
 def _change(use_case: UseCase, touched: Sequence[Touched], vectors: NDArray[np.float64]) -> Change:

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,17 +34,47 @@ class Answer(NamedTuple):
     headers: dict[str, str]
 
 
+class Hook:
+    """Where notices arrive: what a person's chat would show."""
+
+    def __init__(self) -> None:
+        self.heard: list[dict[str, str]] = []
+        heard = self.heard
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                heard.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Quiet."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self.server.server_port
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread.start()
+
+    def close(self) -> None:
+        """Listen no more."""
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
 class Stack:
     """A running home."""
 
-    def __init__(self, home: Path, base_port: int, data: Path) -> None:
+    def __init__(self, home: Path, base_port: int, data: Path, hook: int = 9) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TOUCHLINE_")}
         self.environment = {
             **kept,
             "TOUCHLINE_HOME": str(home),
             "TOUCHLINE_BASE_PORT": str(base_port),
             "TOUCHLINE_DATA": str(data),
+            "TOUCHLINE_NOTIFY": json.dumps([f"http://127.0.0.1:{hook}/"]),
         }
+        self.heard: list[dict[str, str]] = []
         self.data, self.output = data, ""
         self.home, self.base_port = home, base_port
 
@@ -128,12 +160,15 @@ def stack() -> Iterator[Stack]:
     home = Path(tempfile.mkdtemp(prefix="tl-e2e-"))
     data = Path(tempfile.mkdtemp(prefix="tl-drop-"))
     fill(data, 0)
-    running = Stack(home / "home", free_block(), data)
+    hook = Hook()
+    running = Stack(home / "home", free_block(), data, hook.port)
+    running.heard = hook.heard
     try:
         running.output = running.run("up", "--detach")
         yield running
     finally:
         running.run("down", "--purge")
+        hook.close()
         shutil.rmtree(home)
         shutil.rmtree(data)
     assert not running.home.exists()

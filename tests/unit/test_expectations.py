@@ -174,3 +174,16 @@ def test_text_of_typed_cells_reads_back_as_the_same_values():
         ("1.5", "2026-01-15T12:00:00+00:00", str(2**60), "true"),
         ("1e+20", None, "-1", None),
     ]
+
+
+def test_drawing_the_page_of_every_shipped_suite_says_nothing_in_the_log(tmp_path, caplog):
+    from datetime import UTC, datetime
+
+    from pipelines.use_cases.calories import simulate
+
+    exercise = simulate(7, 0)["exercise"].with_columns(received_at=pl.lit(datetime.now(UTC)))
+    suite = Path(__file__).parents[2] / "expectations" / "calories" / "exercise.json"
+    given = {"fresh_after": "2020-01-01T00:00:00+00:00"}
+    assert ExpectationsValidator().validate(exercise, suite, given, page=tmp_path / "1.html") == ()
+    assert "Traceback" not in caplog.text
+    assert (tmp_path / "1.html").exists()

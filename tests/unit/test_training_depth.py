@@ -1,7 +1,7 @@
 """Bases, calibration, tuning, splits by time and slices: through the real training and the real gate."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import numpy as np
 import polars as pl
@@ -13,30 +13,9 @@ from pipelines.serving import predictor
 from pipelines.spec import Calibrated, HeldOutByTime, Slice, Tuning
 from pipelines.steps import gate as gating
 from pipelines.use_cases import bets
+from tests.builders import START, football
 
-START = datetime(2020, 1, 1, tzinfo=UTC)
 BETS = bets.USE_CASE
-
-
-def matches(n=2400, seed=1):
-    """Twenty teams of fixed strength, each plays once a day; odds that know it up to noise, with a margin."""
-    random = np.random.default_rng(seed)
-    strength = random.normal(0, 0.5, 20)
-    home, away = np.concatenate([random.permutation(20).reshape(10, 2) for _ in range(n // 10)]).T
-    lead = strength[home] - strength[away] + 0.25
-    goals = random.poisson(np.exp(0.2 + lead / 2)), random.poisson(np.exp(0.2 - lead / 2))
-    said = np.column_stack([np.exp(lead), np.full(n, 0.75), np.exp(-lead)]) * random.lognormal(0, 0.05, (n, 3))
-    odds = said.sum(axis=1, keepdims=True) / said / 1.05
-    return pl.DataFrame({
-        "Date": [START + timedelta(days=place // 10) for place in range(n)],
-        "HomeTeam": [f"Team {team}" for team in home],
-        "AwayTeam": [f"Team {team}" for team in away],
-        "FTHG": goals[0],
-        "FTAG": goals[1],
-        "HST": goals[0] + random.poisson(3, n),
-        "AST": goals[1] + random.poisson(3, n),
-        **{f"B365{side}": odds[:, place].clip(1.01) for place, side in enumerate("HDA")},
-    }).with_columns(pl.col("Date").cast(pl.Datetime("us", "UTC")))
 
 
 def assembled(frame):
@@ -56,7 +35,7 @@ def with_parts(**changed):
 
 def test_a_part_with_a_base_and_no_trees_answers_its_base(tmp_path):
     use_case = with_parts(parameters={"n_estimators": 1, "learning_rate": 0.0}, calibration="none")
-    frame = assembled(matches())
+    frame = assembled(football())
     modeller, manifest = fitted(use_case, frame, tmp_path)
     columns = rows.columns_of(use_case, frame)
     answered = modeller.answer(use_case, manifest, tmp_path, columns)
@@ -67,7 +46,7 @@ def test_a_part_with_a_base_and_no_trees_answers_its_base(tmp_path):
 @pytest.mark.parametrize("kind", ["none", "temperature", "sigmoid", "isotonic"])
 def test_every_calibrator_is_a_few_numbers_and_answers_alike_online_and_offline(tmp_path, kind):
     use_case = with_parts(calibration=kind)
-    frame = assembled(matches())
+    frame = assembled(football())
     modeller, manifest = fitted(use_case, frame, tmp_path)
     assert {part.calibrator and part.calibrator.kind for part in manifest.parts} == {
         None if kind == "none" else kind
@@ -83,7 +62,7 @@ def test_every_calibrator_is_a_few_numbers_and_answers_alike_online_and_offline(
 
 def test_a_calibrator_mends_what_an_overfitted_model_says(tmp_path):
     bold = {"n_estimators": 40, "max_depth": 5, "learning_rate": 0.5}
-    frame = assembled(matches(2000))
+    frame = assembled(football(2000))
     learnt, judged = frame.head(1500), frame.tail(500)
     errors = {}
     for kind in ("none", "temperature"):
@@ -95,7 +74,7 @@ def test_a_calibrator_mends_what_an_overfitted_model_says(tmp_path):
 
 
 def test_training_with_calibration_twice_gives_the_same_numbers(tmp_path):
-    frame = assembled(matches())
+    frame = assembled(football())
     first = fitted(BETS, frame, tmp_path / "a")[1]
     second = fitted(BETS, frame, tmp_path / "b")[1]
     assert first.parts == second.parts
@@ -109,7 +88,7 @@ def test_tuning_stays_in_its_budget_its_space_and_is_off_by_default(tmp_path, ca
         update={"tuning": Tuning(trials=3, folds=2, space=space), "parts": with_parts().parts[:1]}
     )
     with caplog.at_level("INFO"):
-        manifest = fitted(use_case, assembled(matches(1200)), tmp_path)[1]
+        manifest = fitted(use_case, assembled(football(1200)), tmp_path)[1]
     trials = [each for each in caplog.messages if each.startswith("tuning part=home trial")]
     assert len(trials) == 4
     chosen = manifest.parts[0].parameters
@@ -119,17 +98,17 @@ def test_tuning_stays_in_its_budget_its_space_and_is_off_by_default(tmp_path, ca
 
 def test_rows_held_out_by_time_are_the_newest_and_the_border_only_moves_forward():
     use_case = BETS.model_copy(update={"held_out": HeldOutByTime(window=timedelta(days=30))})
-    frame = assembled(matches())
+    frame = assembled(football())
     held = rows.held_out(use_case, frame)
     assert frame.filter(held)["Date"].min() > frame.filter(~held)["Date"].max()
     assert frame.filter(held)["Date"].max() - frame.filter(held)["Date"].min() < timedelta(days=30)
-    later = assembled(matches(2600))
+    later = assembled(football(2600))
     newer = rows.held_out(use_case, later)
     assert later.filter(newer)["Date"].min() >= frame.filter(held)["Date"].min()
 
 
 def test_shuffling_the_future_changes_no_feature_of_the_past():
-    frame = matches()
+    frame = football()
     border = START + timedelta(days=180)
     past, future = frame.filter(pl.col("Date") < border), frame.filter(pl.col("Date") >= border)
     other = future.with_columns(
@@ -142,7 +121,7 @@ def test_shuffling_the_future_changes_no_feature_of_the_past():
 
 
 def test_a_match_knows_nothing_of_its_own_day():
-    frame = matches()
+    frame = football()
     day = START + timedelta(days=100)
     changed = frame.with_columns(FTHG=pl.when(pl.col("Date") == day).then(9).otherwise("FTHG"))
     one, other = (assembled(each).filter(pl.col("Date") <= day) for each in (frame, changed))
@@ -152,7 +131,7 @@ def test_a_match_knows_nothing_of_its_own_day():
 
 
 def judged(use_case=BETS, n=1500, seed=2, **outputs):
-    frame = assembled(matches(n, seed))
+    frame = assembled(football(n, seed))
     columns = rows.columns_of(use_case, frame)
     ours = {**bets.baseline(columns), **outputs}
     return gating.Judged(use_case, columns, frame["result"].to_numpy(), ours, None, None)

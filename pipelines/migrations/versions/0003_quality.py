@@ -6,9 +6,10 @@ revision = "0003"
 down_revision = "0002"
 
 ADDED = """
-create function added(float8[], float8[]) returns float8[] language sql immutable parallel safe as
+create function added(float8[], float8[]) returns float8[] language sql immutable strict parallel safe as
 $$ select array_agg(one + other order by place) from unnest($1, $2) with ordinality as pair(one, other, place) $$;
 comment on function added is 'two vectors, element by element';
+create aggregate total(float8[]) (sfunc = added, stype = float8[]);
 """
 CELLS = """
 create table cells (
@@ -68,4 +69,6 @@ def downgrade() -> None:
     op.execute("drop index labels_use_case_entity_key_event_time_observed_at_idx")
     op.execute("alter table label_clock drop column definition, drop column labels, drop column orphans")
     op.execute("alter table label_clock drop column keyed, drop column waiting")
-    op.execute("drop table hand_overs, cells; drop function added(float8[], float8[])")
+    op.execute(
+        "drop table hand_overs, cells; drop aggregate total(float8[]); drop function added(float8[], float8[])"
+    )
