@@ -71,7 +71,8 @@ def test_each_table_has_its_own_source_also_in_a_simulated_home(tmp_path, monkey
     monkeypatch.setattr(wiring, "use_case", lambda *_: case)
     home = tmp_path / "home"
     home.mkdir()
-    (home / "VERSION").write_text("2")
+    for each in (home, tmp_path):
+        (each / "VERSION").write_text("2")
     names = ("database_url", "airflow_database_url", "mlflow_database_url")
     databases = dict.fromkeys(names, "postgresql://touchline@127.0.0.1:9/touchline")
     chosen = settings.load(home=home, **databases)
