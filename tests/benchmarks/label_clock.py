@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 
 from pipelines import metrics, migrations
-from pipelines.predictions import label_clock, quality, shipper, tables
+from pipelines.predictions import label_clock, shipper, tables
 from pipelines.predictions.tables import Connection
 from pipelines.spec import Slice
 from pipelines.use_cases.calories import USE_CASE as CALORIES
@@ -59,11 +59,7 @@ def run() -> list[Result]:
     """Measure; a few minutes, most of them to fill the logs."""
     with running_postgres() as server, _filled(server, LITTLE) as little, _filled(server, MUCH) as much:
         pairs = [(_cost(little, LITTLE, each), _cost(much, MUCH, each)) for each in range(ROUNDS)]
-        asked = [(_asked(little), _asked(much)) for _ in range(ROUNDS)]
-    return [
-        _result("10,000 new labels, 1M before; 0.1M [s]", pairs),
-        _result("quality over 30 days, 1M before; 0.1M [s]", asked),
-    ]
+    return [_result("10,000 new labels, 1M before; 0.1M [s]", pairs)]
 
 
 def _result(leg: str, pairs: list[tuple[float, float]]) -> Result:
@@ -104,10 +100,4 @@ def _cost(connection: Connection, n: int, turn: int) -> float:
         connection.execute(_NEW, asked)
     began = time.perf_counter()
     assert label_clock.catch_up(connection, lambda _: USE) == NEW
-    return time.perf_counter() - began
-
-
-def _asked(connection: Connection) -> float:
-    began = time.perf_counter()
-    assert quality.quality(connection, USE, END, "30d")
     return time.perf_counter() - began

@@ -1,6 +1,10 @@
 """`simulate`, `label` and `quality` beside a real place, the real proxy and a real PostgreSQL."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -8,8 +12,9 @@ import psycopg
 import pytest
 
 from pipelines import catalog, cli, migrations
-from pipelines.predictions import label_clock, shipper
+from pipelines.predictions import label_clock, shipper, spool
 from pipelines.rollout.proxy import Backend, Line
+from tests.conftest import wait_for
 from tests.places import make_bento, proxied, starting
 from tests.releases import ROW, make_release
 
@@ -40,12 +45,14 @@ def url(postgres):
 def run(served, url, monkeypatch, capsys, home):
     """A command of this home: what it wrote, and its exit code."""
     monkeypatch.setenv("TOUCHLINE_BASE_PORT", str(served[1]))
-    monkeypatch.setenv("TOUCHLINE_DATABASE_URL", url)
+    for database in ("DATABASE_URL", "AIRFLOW_DATABASE_URL", "MLFLOW_DATABASE_URL"):
+        monkeypatch.setenv(f"TOUCHLINE_{database}", url)
     monkeypatch.setenv("TOUCHLINE_HOME", str(home.root))
 
     def command(*words: str, code: int = 0):
-        assert cli.main(list(words)) == code
+        ended = cli.main(list(words))
         said = capsys.readouterr()
+        assert ended == code, said.err
         return json.loads(said.out) if "--json" in words else said.out + said.err
 
     return command
@@ -96,6 +103,19 @@ def test_a_simulation_is_answered_labelled_and_the_same_for_the_same_seed(served
     assert (one["role"], one["recorded"], one["labelled"]) == ("stable", 300, first["labels"] + again["labels"])
     assert one["metrics"]["rmse"]["n"] == one["labelled"]
     assert "stable" in run("quality", "calories")
+
+
+def test_an_interrupt_ends_a_simulation_with_its_summary(served, home):
+    words = [sys.executable, "-m", "pipelines.cli", "simulate", "calories", "--duration", "10m", "--json"]
+    environment = {**os.environ, "TOUCHLINE_BASE_PORT": str(served[1]), "TOUCHLINE_HOME": str(home.root)}
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
+    before = len(list(spool.read_all(served[0])))
+    wait_for(lambda: len(list(spool.read_all(served[0]))) > before + 5, "some answers")
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=30)
+    done = json.loads(said)
+    assert (process.returncode, done["interrupted"]) == (0, True)
+    assert done["answered"] >= 5
 
 
 def test_labels_by_key_meet_their_predictions(served, url, run):
