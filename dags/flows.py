@@ -26,7 +26,11 @@ from pipelines.spec import UseCase
 from pipelines.steps.validate import validate
 
 RUN_TIME: Any = None
-"""Stands for `now` while a DAG is declared; a task puts the run's own time in its place."""
+"""Stands for `now` while a DAG is declared; a task puts the run's own time in its place.
+
+A training's time is when its run was due, so that a late or backfilled one sees what it would have seen.
+An arrival's is when its run began: what arrives in a late run has not arrived before.
+"""
 WISHED: Any = None
 """Stands for the wish; a task reads it from the run and its form."""
 HERE = settings.load()
@@ -76,7 +80,7 @@ def perform(use_case: str, step: Callable[..., Any], *given: Any) -> Any:
     return runner.perform(tools, wiring.use_case(HERE, use_case), step, *given)
 
 
-def as_tasks(use_case: str) -> flows.Runner:
+def as_tasks(use_case: str, time: str = "run_after") -> flows.Runner:
     """Run steps as Airflow tasks; only small JSON records cross between them."""
 
     def do(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,7 +88,7 @@ def as_tasks(use_case: str) -> flows.Runner:
 
         @task(task_id=step.__name__, doc_md=step.__doc__)  # type: ignore[untyped-decorator]
         def run(*sent: Any, dag_run: Any = None, params: Any = None, triggering_asset_events: Any = None) -> Any:
-            known = {datetime: dag_run.run_after, Wish: wish(dag_run, params, triggering_asset_events)}
+            known = {datetime: getattr(dag_run, time), Wish: wish(dag_run, params, triggering_asset_events)}
             given = [
                 kind.model_validate(value) if isinstance(value, dict) else known.get(kind, value)
                 for kind, value in zip(kinds, sent, strict=True)
@@ -137,7 +141,7 @@ def declare(use_case: UseCase) -> None:
         """New rows are judged and published; broken ones go to quarantine."""
         for table in use_case.tables:
             with TaskGroup(table.name):
-                flows.ingestion(as_tasks(name), table.name, RUN_TIME)
+                flows.ingestion(as_tasks(name, "start_date"), table.name, RUN_TIME)
 
     @dag(
         f"retrain_{name}",

@@ -26,7 +26,7 @@ def all_databases(settings: Settings, layout: int) -> Path:
 
     CannotStart when one cannot be dumped: then nothing was changed. Back again: `pg_restore --clean -d …`.
     """
-    name = f"layout-{layout}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    name = f"layout-{layout}-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}"
     folder = settings.at.backups / name
     partial = folder.with_name(f"{name}.partial")
     partial.mkdir(parents=True, mode=0o700)
