@@ -22,6 +22,10 @@ def main(argv: list[str] | None = None) -> int:
         if asked.debug:
             raise
         return tell(asked.command, error)
+    except OSError as error:
+        if asked.debug:
+            raise
+        return tell(asked.command, Final(f"the operating system refuses: {error}"))
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Literal
 
-from pipelines.errors import OriginMismatch
+from pipelines.errors import BadSettings, OriginMismatch
 from pipelines.settings import Settings
 from pipelines.spec import Frozen
 
@@ -16,8 +16,13 @@ class Origin(Frozen):
 
 
 def claim(settings: Settings) -> Origin:
-    """The home's origin, written now when it has none; OriginMismatch when the settings ask for the other."""
+    """The home's origin, written now when it has none; OriginMismatch when the settings ask for the other.
+
+    BadSettings where no home is.
+    """
     asked: Literal["simulated", "real"] = "simulated" if settings.data is None else "real"
+    if not settings.at.version.exists():
+        raise BadSettings(f"{settings.home}: this home was not set up yet: run `touchline up`")
     file = settings.at.root / "origin.json"
     if not file.exists():
         file.with_suffix(".partial").write_text(Origin(kind=asked, since=datetime.now(UTC)).model_dump_json())

@@ -30,11 +30,9 @@ def _batches(tools: Tools, use_case: UseCase, tell: Tell, at: lake.TableAt) -> N
     table = at.table.name
     done = tools.tables.committed(at.published, lake.PUBLISH)
     since = tools.labels.handed(use_case.name, table)
-    if since >= done:
-        return
-    new = tools.tables.scan(at.published).filter(pl.col("_batch") > since, pl.col("_batch") <= done).collect()
     for batch in range(since + 1, done + 1):
-        labels = list(_labels(tell, at, new.filter(pl.col("_batch") == batch)))
+        rows = tools.tables.scan(at.published).filter(pl.col("_batch") == batch).collect()
+        labels = list(_labels(tell, at, rows))
         tools.labels.hand(use_case.name, table, batch, labels)
         log.info("table=%s batch=%d labels=%d", table, batch, len(labels))
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines import metrics
-from pipelines.spec import Columns, Field, Files, Gate, Outputs, Part, State, Table, UseCase
+from pipelines.spec import Columns, Field, Files, Gate, Outputs, Part, Slice, State, Table, UseCase
 
 if TYPE_CHECKING:
     import polars as pl
@@ -128,11 +128,16 @@ USE_CASE = UseCase(
         ),
     ),
     metrics={"rmse": metrics.rmse("calories"), "mae": metrics.mae("calories")},
+    slices=(
+        Slice(by=("Gender",)),
+        Slice(by=("Gender", "Age"), edges={"Age": (30, 45, 60)}),
+    ),
     gate=Gate(metric="rmse", at_most=3.0, worse_by_at_most=0.25),
     assemble=assemble,
     fit_state=fit_state,
     features=features,
     outputs=outputs,
+    retrain_after_labels=500,
     loss=metrics.squared_error("calories"),
     simulate=simulate,
     labels=labels,

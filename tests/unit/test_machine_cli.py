@@ -1,5 +1,6 @@
 """The command line's promises: two lines for an error, and the exit code that tells whether to repeat."""
 
+import argparse
 import json
 
 import pytest
@@ -42,11 +43,18 @@ def test_a_start_in_a_foreign_folder_is_refused_and_changes_nothing(home: Home) 
     assert [file.name for file in home.root.iterdir()] == ["letter.txt"]
 
 
-def test_every_command_helps(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("up", "down", "status", "env", "doctor"):
-        with pytest.raises(SystemExit, match="0"):
-            cli.main([command, "--help"])
-        assert "--home" in capsys.readouterr().out
+def leaves(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """Every command, those within a command too."""
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return [leaf for group in groups for one in group.choices.values() for leaf in leaves(one)] or [parser]
+
+
+def test_every_command_helps_and_knows_home_debug_and_json() -> None:
+    commands = leaves(cli.parser())
+    assert len(commands) > 15
+    for one in commands:
+        for option in ("--home", "--debug", "--json"):
+            assert option in one.format_help(), one.prog
 
 
 def test_the_main_job_is_done_once_its_mark_is_there(home: Home) -> None:
@@ -56,3 +64,24 @@ def test_the_main_job_is_done_once_its_mark_is_there(home: Home) -> None:
     assert not up.main_job_done(settings)
     (home.root / f"{up.DONE}-{settings.use_case}").touch()
     assert up.main_job_done(settings)
+
+
+@pytest.mark.parametrize(
+    "command", ["ingest", "train", "gate", "build", "retrain", "backtest", "quality", "validate"]
+)
+def test_a_command_on_a_home_that_was_never_set_up_says_so_in_two_lines(
+    command: str, home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([command, "--home", str(home.root / "none")]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2
+    assert "not set up yet: run `touchline up`" in told[0]
+
+
+def test_what_the_operating_system_refuses_is_two_lines_too(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = home.root / "file"
+    file.touch()
+    assert cli.main(["up", "--detach", "--home", str(file)]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 2

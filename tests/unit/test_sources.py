@@ -71,6 +71,8 @@ def test_each_table_has_its_own_source_also_in_a_simulated_home(tmp_path, monkey
     monkeypatch.setattr(wiring, "use_case", lambda *_: case)
     home = tmp_path / "home"
     home.mkdir()
+    for each in (home, tmp_path):
+        (each / "VERSION").write_text("2")
     names = ("database_url", "airflow_database_url", "mlflow_database_url")
     databases = dict.fromkeys(names, "postgresql://touchline@127.0.0.1:9/touchline")
     chosen = settings.load(home=home, **databases)
@@ -91,6 +93,9 @@ def test_each_table_has_its_own_source_also_in_a_simulated_home(tmp_path, monkey
 def test_a_home_keeps_to_its_origin(tmp_path, monkeypatch):
     monkeypatch.delenv("TOUCHLINE_DATA", raising=False)
     simulated = settings.load(home=tmp_path)
+    with pytest.raises(BadSettings, match="was not set up yet"):
+        claim(simulated)
+    simulated.at.version.write_text("2")
     first = claim(simulated)
     assert (first.kind, claim(simulated)) == ("simulated", first)
     with pytest.raises(OriginMismatch, match=r"holds simulated rows; real ones would mix.*TOUCHLINE_HOME"):
