@@ -22,6 +22,7 @@ def say(postgres, tmp_path, monkeypatch, capsys):
     migrations.upgrade(url)
     home, drop = tmp_path / "home", tmp_path / "drop"
     home.mkdir()
+    (home / "VERSION").write_text("2")
     drop.mkdir()
     databases = dict.fromkeys(("DATABASE_URL", "AIRFLOW_DATABASE_URL", "MLFLOW_DATABASE_URL"), url)
     named = {"HOME": home, "DATA": drop, "MLFLOW_URL": "http://127.0.0.1:9", **databases}

@@ -281,7 +281,9 @@ def test_nothing_is_lost_or_counted_twice_in_any_order(connection, tmp_path, see
 
 
 def test_the_shipper_waits_for_the_database_and_goes_on(postgres, url, tmp_path, home):
-    environment = {"TOUCHLINE_HOME": str(home.root), "TOUCHLINE_DATABASE_URL": url, "PATH": os.defpath}
+    databases = dict.fromkeys(("DATABASE_URL", "AIRFLOW_DATABASE_URL", "MLFLOW_DATABASE_URL"), url)
+    own = {f"TOUCHLINE_{name}": value for name, value in databases.items()}
+    environment = {"TOUCHLINE_HOME": str(home.root), **own, "PATH": os.defpath}
     writer = FolderSpool(home.spool / "calories" / "a", header())
     words = [sys.executable, "-m", "pipelines.predictions.shipper"]
     process = subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL)
