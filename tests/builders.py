@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import poisson
 
 from pipelines import catalog, fakes, flows
 from pipelines.adapters.delta import DeltaTables
@@ -85,13 +86,14 @@ START = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 def football(n: int = 2400, seed: int = 1) -> pl.DataFrame:
-    """Twenty teams of fixed strength, each plays once a day; odds that know it up to noise, with a margin."""
+    """Twenty teams of fixed strength, each plays once a day; a bookmaker who knows them, with a margin of 5 %."""
     random = np.random.default_rng(seed)
-    strength = random.normal(0, 0.5, 20)
+    strength = random.normal(0, 0.6, 20)
     home, away = np.concatenate([random.permutation(20).reshape(10, 2) for _ in range(n // 10)]).T
     lead = strength[home] - strength[away] + 0.25
-    goals = random.poisson(np.exp(0.2 + lead / 2)), random.poisson(np.exp(0.2 - lead / 2))
-    said = np.column_stack([np.exp(lead), np.full(n, 0.75), np.exp(-lead)]) * random.lognormal(0, 0.05, (n, 3))
+    means = np.exp(0.2 + lead / 2), np.exp(0.2 - lead / 2)
+    goals = random.poisson(means[0]), random.poisson(means[1])
+    said = _results(*means) * random.lognormal(0, 0.02, (n, 3))
     odds = said.sum(axis=1, keepdims=True) / said / 1.05
     return pl.DataFrame({
         "Date": [START + timedelta(days=place // 10) for place in range(n)],
@@ -103,6 +105,15 @@ def football(n: int = 2400, seed: int = 1) -> pl.DataFrame:
         "AST": goals[1] + random.poisson(3, n),
         **{f"B365{side}": odds[:, place].clip(1.01) for place, side in enumerate("HDA")},
     }).with_columns(pl.col("Date").cast(pl.Datetime("us", "UTC")))
+
+
+def _results(home: np.ndarray, away: np.ndarray) -> np.ndarray:
+    """Probabilities of home win, draw and away win of two Poisson numbers of goals, (n, 3)."""
+    goals = np.arange(25)
+    each = [poisson.pmf(goals, mean[:, None]) for mean in (home, away)]
+    joint = each[0][:, :, None] * each[1][:, None, :]
+    lead = goals[:, None] - goals
+    return np.column_stack([joint[:, where].sum(axis=1) for where in (lead > 0, lead == 0, lead < 0)])
 
 
 def _pattern(use_case: UseCase, table: str) -> str:

@@ -39,7 +39,7 @@ def bets(stack):
     """Bets in the same home: unpaused, ingested and trained by Airflow; serving."""
     rest = of_home(stack.settings)
     assert rest.is_paused("retrain_bets"), "only what the home was started for runs by its schedule"
-    drop(stack, football(4800), "E0_0001.csv")
+    drop(stack, football(9000), "E0_0001.csv")
     for dag in ("ingest_bets", "retrain_bets"):
         rest.unpause(dag)
         started, state = run(stack, dag)
@@ -64,7 +64,7 @@ def test_bets_answers_calibrated_probabilities_and_returns_beside_calories(bets)
 
 
 def test_a_result_that_comes_in_a_later_file_is_the_label_of_the_prediction_of_its_match(bets):
-    known = football(4800).with_columns(pl.col("Date").dt.offset_by("10y"))
+    known = football(9000).with_columns(pl.col("Date").dt.offset_by("10y"))
     result = known.head(1).with_columns(FTHG=pl.lit(2), FTAG=pl.lit(0), HomeTeam=pl.lit("Team X"))
     match = f"{result['Date'][0]:%Y-%m-%d} Team X - {result['AwayTeam'][0]}"
     before = labelled(bets, "bets")
@@ -151,12 +151,8 @@ def test_a_validation_is_linked_to_its_data_docs_page_which_only_those_signed_in
 
 def test_simulated_clients_and_their_late_labels_show_up_in_quality(stack):
     before = labelled(stack, "calories")
-    told = json.loads(
-        stack
-        .run("simulate", "calories", "--rows", "150", "--rate", "100", "--seed", "3", "--json")
-        .partition("\n{")[2]
-        .join(["{", ""])
-    )
+    words = ("simulate", "calories", "--rows", "150", "--rate", "100", "--seed", "3", "--json")
+    told, _ = json.JSONDecoder().raw_decode(stack.run(*words))
     assert told["answered"] == 150
     assert told["refused"] == 0
     wait_for(lambda: labelled(stack, "calories") >= before + 150, "the labels", 120)
