@@ -1,6 +1,7 @@
 """Bases, calibration, tuning, splits by time and slices: through the real training and the real gate."""
 
 import json
+import logging
 from datetime import timedelta
 
 import numpy as np
@@ -81,7 +82,8 @@ def test_training_with_calibration_twice_gives_the_same_numbers(tmp_path):
     assert (tmp_path / "a" / "home.ubj").read_bytes() == (tmp_path / "b" / "home.ubj").read_bytes()
 
 
-def test_tuning_stays_in_its_budget_its_space_and_is_off_by_default(tmp_path, caplog):
+def test_tuning_stays_in_its_budget_its_space_and_is_off_by_default(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("pipelines.adapters.search"), "disabled", False)
     assert BETS.tuning is None
     space = {"max_depth": (1, 8), "learning_rate": (0.01, 1.0)}
     use_case = with_parts(calibration="none").model_copy(
