@@ -15,7 +15,7 @@ from pipelines.catalog import Found
 from pipelines.errors import Busy
 from pipelines.serving import predictor
 from pipelines.spec import Columns, Outputs, UseCase
-from pipelines.tools import EntityLabel, Evidence, Modeller, RunRecord
+from pipelines.tools import EntityLabel, Evidence, Modeller, Notice, RunRecord
 
 
 class MemoryTracker:
@@ -112,10 +112,10 @@ class MemoryEvidence:
 
 
 class MemoryClaims:
-    """Moments of labels in, claims out."""
+    """When each thing was labelled last goes in, claims come out."""
 
     def __init__(self) -> None:
-        self.labelled: dict[str, list[datetime]] = {}
+        self.labelled: dict[str, dict[str, datetime]] = {}
         self.claims: dict[tuple[str, datetime], int] = {}
 
     def claim(self, use_case: str, trained_at: datetime, now: datetime, enough: int) -> int:
@@ -124,7 +124,7 @@ class MemoryClaims:
             return self.claims[use_case, now]
         before = [at for name, at in self.claims if name == use_case]
         since = max([trained_at, *before])
-        n = sum(since < at <= now for at in self.labelled.get(use_case, []))
+        n = sum(since < at <= now for at in self.labelled.get(use_case, {}).values())
         if n >= enough:
             self.claims[use_case, now] = n
         return n
@@ -146,6 +146,21 @@ class MemoryLabelBook:
         if batch > self.handed(use_case, table):
             self.batches[use_case, table] = batch
             self.kept += [((use_case, table), one) for one in labels]
+
+
+class MemoryNotices:
+    """Notices by key."""
+
+    def __init__(self) -> None:
+        self.book: dict[str, Notice] = {}
+
+    def untold(self, key: str) -> bool:
+        """Whether it is not there."""
+        return key not in self.book
+
+    def told(self, notice: Notice, at: datetime) -> None:
+        """The first stays."""
+        self.book.setdefault(notice.key, notice)
 
 
 class MemoryLocks:

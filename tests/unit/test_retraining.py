@@ -296,7 +296,7 @@ def test_enough_labels_ask_for_a_training_once(world):
     claims = world.tools.claims
     assert not due(world.tools, world.use_case, NOW).due
     flows.retraining(few_trees(world, 60, retrain_after_labels=3).do, Wish(), NOW)
-    claims.labelled["calories"] = [NOW + timedelta(minutes=each) for each in range(1, 5)]
+    claims.labelled["calories"] = {f"p{each}": NOW + timedelta(minutes=each) for each in range(1, 5)}
     assert not due(world.tools, world.use_case, NOW + timedelta(minutes=2)).due
     asked = due(world.tools, world.use_case, NOW + timedelta(minutes=10))
     assert (asked.due, asked.labels, asked.reason) == (True, 4, "4 new labels, 3 ask for a training")

@@ -11,6 +11,7 @@ from pipelines import settings as settings_of
 from pipelines import watch
 from pipelines.adapters import notifiers
 from pipelines.errors import BadSettings, ServiceAway
+from pipelines.fakes import MemoryNotices
 from pipelines.machine import secrets, services
 from pipelines.tools import Notice
 from pipelines.watch import Run, Watched
@@ -72,17 +73,11 @@ class Airflow:
         return ["noise", "GateRefused: rmse 9, floor 3"]
 
 
-class Memory:
-    """Notices told, and a notifier that may be away."""
+class Ear:
+    """A notifier that may be away."""
 
     def __init__(self):
-        self.keys, self.heard, self.deaf = set(), [], False
-
-    def untold(self, key):
-        return key not in self.keys
-
-    def told(self, notice, at):
-        self.keys.add(notice.key)
+        self.heard, self.deaf = [], False
 
     def notify(self, notice):
         if self.deaf:
@@ -92,44 +87,44 @@ class Memory:
 
 @pytest.fixture
 def watching(home):
-    airflow, memory = Airflow(), Memory()
-    watcher = Watcher(settings_of.load(home=home.root), airflow, memory, memory)
+    airflow, ear = Airflow(), Ear()
+    watcher = Watcher(settings_of.load(home=home.root), airflow, MemoryNotices(), ear)
     watcher.since = DUE
-    return watcher, airflow, memory
+    return watcher, airflow, ear
 
 
 def test_a_failure_is_told_once_with_the_task_its_words_and_where_to_look(watching):
-    watcher, airflow, memory = watching
+    watcher, airflow, ear = watching
     airflow.failed = {"retrain_calories"}
     watcher.round(DUE + timedelta(minutes=5))
     watcher.round(DUE + timedelta(minutes=6))
-    (notice,) = memory.heard
+    (notice,) = ear.heard
     assert "gate: noise | GateRefused: rmse 9, floor 3" in notice.body
     assert "http://here/dags/retrain_calories/runs/run 1" in notice.body
 
 
 def test_what_could_not_be_told_is_told_later(watching):
-    watcher, airflow, memory = watching
-    airflow.failed, memory.deaf = {"retrain_calories"}, True
+    watcher, airflow, ear = watching
+    airflow.failed, ear.deaf = {"retrain_calories"}, True
     with pytest.raises(ServiceAway):
         watcher.round(DUE + timedelta(minutes=5))
-    memory.deaf = False
+    ear.deaf = False
     watcher.round(DUE + timedelta(minutes=6))
-    assert [notice.title for notice in memory.heard] == ["retrain_calories failed"]
+    assert [notice.title for notice in ear.heard] == ["retrain_calories failed"]
 
 
 def test_an_airflow_that_stays_away_is_told_once_an_absence(watching):
-    watcher, airflow, memory = watching
+    watcher, airflow, ear = watching
     airflow.away = True
     for minutes in (0, 1, 4, 5, 6):
         watcher.round(DUE + timedelta(minutes=minutes))
-    assert [notice.title for notice in memory.heard] == ["Airflow does not answer"]
+    assert [notice.title for notice in ear.heard] == ["Airflow does not answer"]
     airflow.away = False
     watcher.round(DUE + timedelta(minutes=7))
     airflow.away = True
     for minutes in (8, 12):
         watcher.round(DUE + timedelta(minutes=minutes))
-    assert len(memory.heard) == 2
+    assert len(ear.heard) == 2
 
 
 @pytest.fixture
