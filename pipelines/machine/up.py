@@ -27,6 +27,7 @@ from pipelines.settings import Home, Settings
 HEALTHY_SECONDS = 600.0
 LOG_LINES = 30
 DONE = "main-job-done"
+REASON = "the main job of `touchline up`"
 MIGRATED = "airflow-migrated"
 
 
@@ -296,7 +297,7 @@ def _await_dags(rest: AirflowRest, names: set[str], settings: Settings) -> None:
 
 def _run_dag(rest: AirflowRest, dag: str) -> Job:
     with step(f"running {dag}"):
-        run = rest.trigger(dag)
+        run = rest.trigger(dag, {"reason": REASON} if dag.startswith("retrain") else {})
         return Job(dag, run, wait_for_run(rest, dag, run))
 
 
