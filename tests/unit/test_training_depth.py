@@ -1,7 +1,6 @@
 """Bases, calibration, tuning, splits by time and slices: through the real training and the real gate."""
 
 import json
-import logging
 from datetime import timedelta
 
 import numpy as np
@@ -9,6 +8,7 @@ import polars as pl
 import pytest
 
 from pipelines import metrics, rows
+from pipelines.adapters import search
 from pipelines.adapters.xgboost_parts import XGBoostModeller
 from pipelines.serving import predictor
 from pipelines.spec import Calibrated, HeldOutByTime, Slice, Tuning
@@ -82,20 +82,24 @@ def test_training_with_calibration_twice_gives_the_same_numbers(tmp_path):
     assert (tmp_path / "a" / "home.ubj").read_bytes() == (tmp_path / "b" / "home.ubj").read_bytes()
 
 
-def test_tuning_stays_in_its_budget_its_space_and_is_off_by_default(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("pipelines.adapters.search"), "disabled", False)
+def test_tuning_stays_in_its_budget_its_space_and_is_off_by_default(tmp_path, monkeypatch):
     assert BETS.tuning is None
+    tried = []
+    score = search._left_out
+    monkeypatch.setattr(search, "_left_out", lambda *given: tried.append(given[3]) or score(*given))
     space = {"max_depth": (1, 8), "learning_rate": (0.01, 1.0)}
     use_case = with_parts(calibration="none").model_copy(
-        update={"tuning": Tuning(trials=3, folds=2, space=space), "parts": with_parts().parts[:1]}
+        update={
+            "tuning": Tuning(trials=3, folds=2, space=space),
+            "parts": with_parts(calibration="none").parts[:1],
+        }
     )
-    with caplog.at_level("INFO"):
-        manifest = fitted(use_case, assembled(football(1200)), tmp_path)[1]
-    trials = [each for each in caplog.messages if each.startswith("tuning part=home trial")]
-    assert len(trials) == 4
+    manifest = fitted(use_case, assembled(football(1200)), tmp_path)[1]
+    assert len(tried) == 4
+    assert tried[0] == bets.GENTLE, "what is declared is a trial too"
     chosen = manifest.parts[0].parameters
+    assert chosen in tried
     assert all(chosen[name] in (*values, bets.GENTLE[name]) for name, values in space.items())
-    assert chosen["n_estimators"] == bets.GENTLE["n_estimators"]
 
 
 def test_rows_held_out_by_time_are_the_newest_and_the_border_only_moves_forward():
