@@ -126,6 +126,8 @@ class Finding(Frozen):
     severity: str
     rows: tuple[int, ...] | None
     """Positions of the broken rows; None for a rule about the batch."""
+    asked: bool = True
+    """False where the rule could not be asked of these rows, as when its column is not there."""
 
 
 class Validator(Protocol):
