@@ -178,7 +178,7 @@ class Registry(Protocol):
         """Move an alias; None takes it away."""
 
     def run_of(self, use_case: str, version: str) -> str | None:
-        """The run that a version was made from."""
+        """The run that a version was made from; BadRelease where there is no such version."""
 
 
 class Evidence(Frozen):
