@@ -12,7 +12,7 @@ import numpy as np
 
 from pipelines import rows
 from pipelines.catalog import Found
-from pipelines.errors import Busy
+from pipelines.errors import BadRelease, Busy
 from pipelines.serving import predictor
 from pipelines.spec import Columns, Outputs, UseCase
 from pipelines.tools import EntityLabel, Evidence, Modeller, Notice, RunRecord
@@ -73,8 +73,10 @@ class MemoryRegistry:
 
     def run_of(self, use_case: str, version: str) -> str | None:
         """The version's run."""
-        runs = self.runs.get(use_case, [])
-        return runs[int(version) - 1] if 0 < int(version) <= len(runs) else None
+        every = {str(number): run for number, run in enumerate(self.runs.get(use_case, []), 1)}
+        if version not in every:
+            raise BadRelease(f"{use_case} has no version {version}")
+        return every[version]
 
 
 class MemoryEvidence:

@@ -104,6 +104,11 @@ class Told(Frozen):
     rows: int
     first: tuple[int, ...]
 
+    @property
+    def places(self) -> str:
+        """The first of them, for a person; "…" where there are more."""
+        return ", ".join(map(str, self.first)) + (" …" if self.rows > len(self.first) else "")
+
 
 class CheckedBatch(Frozen):
     """A batch with its verdict; the rows lie typed in `uri`, each with its reasons or none."""

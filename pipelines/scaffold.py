@@ -141,17 +141,21 @@ def draft(name: str, file: str, rows: pl.DataFrame, target: str, key: tuple[str,
         raise NotEnoughData(f"{file}: {rows.height} rows, {FEWEST_ROWS} are the least to learn and to judge by")
     typed = cells.as_text(rows).select(cells.value(field).alias(name) for name, field in fields.items())
     key = key or _unique(fields, typed, target)
+    whole = tuple(name for name in fields if not typed.get_column(name).null_count())
+    if not key and typed.select(whole).n_unique() < typed.n_unique():
+        raise BadUseCase(f"{file}: only columns with empty cells tell some rows apart: say a --key without them")
     inputs = [field for field in fields.values() if field.name not in {target, *key} and _is_feature(field, typed)]
     if not inputs:
         raise BadUseCase(f"{file}: no column is left to learn {target} from")
+    left_out = [name for name in fields if name not in {target, *key, *(each.name for each in inputs)}]
     goal = _goal(target, typed)
     suite = json.dumps(draft_suite(ROWS, rows, key), indent=1, ensure_ascii=False)
-    module = _module(name, file, fields, inputs, key, target, goal, rows.height)
+    module = _module(name, file, fields, inputs, key or whole, target, goal, rows.height)
     told = (
         f"{goal.kind} of {target}",
-        f"key: {', '.join(key) or 'the row itself, as no column is unique (--key)'}",
+        f"key: {', '.join(key) or f'the row itself, as no column is unique (--key){_but(fields, whole)}'}",
         f"inputs: {', '.join(field.name for field in inputs)}",
-        f"left out: {', '.join(set(fields) - {each.name for each in inputs} - {target, *key}) or 'nothing'}",
+        f"left out: {', '.join(left_out) or 'nothing'}",
         f"gate: {goal.metric} better than always answering {goal.usual:g} ({goal.floor:.4g})",
     )
     return Drafted({f"{name}.py": module, f"expectations/{name}/{ROWS}.json": suite + "\n"}, told)
@@ -159,6 +163,12 @@ def draft(name: str, file: str, rows: pl.DataFrame, target: str, key: tuple[str,
 
 ROWS = "rows"
 """Name of the one table."""
+
+
+def _but(fields: dict[str, Field], whole: tuple[str, ...]) -> str:
+    """Which columns do not name a row, because some rows lack them."""
+    lacking = [name for name in fields if name not in whole]
+    return f", but for what may be empty: {', '.join(lacking)}" if lacking else ""
 
 
 def _unique(fields: dict[str, Field], typed: pl.DataFrame, target: str) -> tuple[str, ...]:
@@ -186,6 +196,8 @@ def _is_feature(field: Field, typed: pl.DataFrame) -> bool:
 
 def _goal(target: str, typed: pl.DataFrame) -> _Goal:
     column = typed.get_column(target).drop_nulls()
+    if column.dtype.is_temporal():
+        raise BadUseCase(f"{target} is a time; this draft learns numbers or one of two words (--target)")
     words = column.unique().sort().to_list()
     if len(words) < 2:
         raise BadUseCase(f"{target} is always {words[0] if words else 'empty'}: nothing can be learnt")
@@ -193,7 +205,7 @@ def _goal(target: str, typed: pl.DataFrame) -> _Goal:
         return _classes(target, words[1], float((column == words[1]).mean() or 0.0))
     if column.dtype == pl.String:
         raise BadUseCase(
-            f"{target} has {len(words)} different words; this draft learns numbers or one of two words"
+            f"{target} has {len(words)} different words; this draft learns numbers or one of two words (--target)"
         )
     return _number(target, column.to_numpy().astype(np.float64))
 
@@ -250,7 +262,7 @@ def _module(
     others = [field for field in fields.values() if field not in inputs]
     return MODULE.substitute(
         **goal._asdict() | {"floor": float(f"{goal.floor:.4g}"), "margin": float(f"{goal.floor * 0.05:.2g}")},
-        **_entity(key, tuple(fields)),
+        **_entity(key),
         title=name.replace("_", " ").capitalize(),
         name=name,
         table=ROWS,
@@ -267,13 +279,13 @@ def _module(
     )
 
 
-def _entity(key: tuple[str, ...], columns: tuple[str, ...]) -> dict[str, str]:
+def _entity(key: tuple[str, ...]) -> dict[str, str]:
     """A single key is the entity; several together, or the whole row, are it as one text."""
     if len(key) == 1:
         return {"entity": repr(key[0]), "entity_of": f"pl.col({key[0]!r})", "key": repr(key)}
-    named = ", ".join(map(repr, key or columns))
+    named = ", ".join(map(repr, key))
     joined = f'pl.concat_str({named}, separator=" ", ignore_nulls=True)'
-    return {"entity": repr(ROW), "entity_of": joined, "key": repr(key or columns)}
+    return {"entity": repr(ROW), "entity_of": joined, "key": repr(key)}
 
 
 def _pattern(file: str) -> str:

@@ -126,6 +126,8 @@ class Finding(Frozen):
     severity: str
     rows: tuple[int, ...] | None
     """Positions of the broken rows; None for a rule about the batch."""
+    asked: bool = True
+    """False where the rule could not be asked of these rows, as when its column is not there."""
 
 
 class Validator(Protocol):
@@ -176,7 +178,7 @@ class Registry(Protocol):
         """Move an alias; None takes it away."""
 
     def run_of(self, use_case: str, version: str) -> str | None:
-        """The run that a version was made from."""
+        """The run that a version was made from; BadRelease where there is no such version."""
 
 
 class Evidence(Frozen):

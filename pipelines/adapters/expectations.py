@@ -124,7 +124,8 @@ def _finding(each: Any) -> Finding | None:
     broken = each.result.get("unexpected_index_list")
     if each.success and not broken:
         return None
-    raised = [told["exception_message"] for told in _exceptions(each.exception_info) if told["raised_exception"]]
+    told = [told["exception_message"] for told in _exceptions(each.exception_info) if told["raised_exception"]]
+    raised = list(dict.fromkeys(told))
     missing = each.result.get("details", {}).get("mismatched", {}).get("missing", [])
     extra = "; ".join(map(str, raised or missing))
     severity = str(getattr(config.severity, "value", config.severity))
@@ -133,6 +134,7 @@ def _finding(each: Any) -> Finding | None:
         reason=config.meta["reason"] + (f": {extra}" if extra else ""),
         severity="critical" if raised or (severity == "critical" and not each.success) else severity,
         rows=None if raised or broken is None else tuple(sorted({int(row) for row in broken})),
+        asked=not raised,
     )
 
 

@@ -38,6 +38,7 @@ class MlflowStore:
         variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(2)
         variables.MLFLOW_HTTP_REQUEST_TIMEOUT.set(30)
         variables.MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
+        variables.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)  # standard output is the command's own
         self.client = MlflowClient(tracking_uri=url, registry_uri=url)
 
     # --- tracker ---------------------------------------------------------------------------------------
@@ -160,9 +161,14 @@ class MlflowStore:
                 self.client.set_registered_model_alias(use_case, alias, version)
 
     def run_of(self, use_case: str, version: str) -> str | None:
-        """The run that a version was made from; None for one without."""
+        """The run that a version was made from; None for one without. BadRelease: no such version."""
         with _asked():
-            return str(self.client.get_model_version(use_case, version).run_id or "") or None
+            try:
+                return str(self.client.get_model_version(use_case, version).run_id or "") or None
+            except MlflowException as missing:
+                if missing.error_code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                    raise
+                raise BadRelease(f"{use_case} has no version {version}") from missing
 
 
 SHOWN = (

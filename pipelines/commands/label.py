@@ -3,8 +3,9 @@
 import argparse
 import csv
 import json
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,9 +40,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     which.add_argument(
         "--file", type=Path, help="CSV or JSON Lines: prediction_id or key, actual, event_time, observed_at"
     )
-    one.add_argument("--actual", type=float, help="what happened, in the target's unit")
+    one.add_argument("--actual", type=finite, help="what happened, in the target's unit")
     one.add_argument("--event-time", type=moment, help="when it happened (RFC 3339); default: all that wait")
-    one.add_argument("--observed-at", type=moment, help="when it was seen; default now. The newest counts")
+    one.add_argument("--observed-at", type=moment, help="when it was seen; default, and at the latest, now")
 
 
 def label(asked: argparse.Namespace, settings: Settings) -> None:
@@ -76,15 +77,32 @@ def _of(file: Path, use_case: "UseCase") -> Iterator[dict[str, Any]]:
     """The labels of a file; its column `key` is the entity's."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            rows = _csv(lines) if file.suffix == ".csv" else map(json.loads, filter(str.strip, lines))
+            rows = _csv(lines) if file.suffix == ".csv" else _jsonl(lines)
             for row in rows:
                 yield {(use_case.entity if name == "key" else name): value for name, value in row.items()}
-    except (OSError, ValueError, AttributeError) as wrong:
+    except (OSError, ValueError) as wrong:
         raise BadSettings(f"--file {file}: {wrong}") from wrong
 
 
-def _csv(lines: Any) -> Iterator[dict[str, Any]]:
-    for row in csv.DictReader(lines):
+def _jsonl(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """An object a line; ValueError names the line that is none."""
+    for place, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        if not line.lstrip().startswith("{"):
+            raise ValueError(f"line {place} is no JSON object: {line.strip()[:60]}")
+        try:
+            yield json.loads(line)
+        except ValueError as wrong:
+            raise ValueError(f"line {place} is no JSON: {wrong}") from wrong
+
+
+def _csv(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The filled cells of each row; ValueError names the line that has more of them than the header."""
+    rows = csv.DictReader(lines)
+    for row in rows:
+        if None in row:
+            raise ValueError(f"line {rows.line_num} has more cells than the header")
         known = {name: value for name, value in row.items() if value}
         yield {**known, **({"actual": _number(known["actual"])} if "actual" in known else {})}
 
@@ -92,9 +110,17 @@ def _csv(lines: Any) -> Iterator[dict[str, Any]]:
 def _number(text: str) -> float | str:
     """As it is where it is none: the endpoint says what is wrong with it."""
     try:
-        return float(text)
+        return finite(text)
     except ValueError:
         return text
+
+
+def finite(text: str) -> float:
+    """A number that JSON can carry; ValueError for infinity and NaN too."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not finite")
+    return number
 
 
 def _send(line: "Endpoint", labels: list[dict[str, Any]], most: int) -> Told:

@@ -1,6 +1,7 @@
 """A further use case: new."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -31,10 +32,14 @@ def new(asked: argparse.Namespace, settings: Settings) -> None:
     rows = rows_of(asked.file)
     target = asked.target or rows.columns[-1]
     drafted = scaffold.draft(asked.name, asked.file.name, rows, target, tuple(asked.key))
+    folders = tuple(dict.fromkeys(path.absolute() for path in (*settings.use_cases, asked.into)))
+    known = catalog.find(tuple(path for path in folders if path.is_dir()))
+    if asked.name in known:
+        raise BadSettings(f"{known[asked.name].file}: there already; nothing was written")
     files = scaffold.write(drafted, asked.into)
-    folder = asked.into.absolute()
-    catalog.load(asked.name, (*settings.use_cases, folder))
-    run = f"TOUCHLINE_USE_CASES='[\"{folder}\"]' make up USECASE={asked.name} DATA={asked.file.absolute().parent}"
+    catalog.load(asked.name, folders)
+    where = json.dumps([str(path) for path in folders])
+    run = f"TOUCHLINE_USE_CASES='{where}' make up USECASE={asked.name} DATA={asked.file.absolute().parent}"
     if asked.json:
         return write_json({"files": [str(file) for file in files], "decided": drafted.told, "run": run})
     lines = [*(f"wrote {file}" for file in files), *drafted.told, f"$ {run}"]

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from pipelines.records import Chosen
     from pipelines.spec import Table, UseCase
 
+SHOWN = 20
+PLACE = ["_batch", "_row"]
+
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare them."""
@@ -27,13 +31,27 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     deeds = room.add_subparsers(dest="deed", required=True, metavar="DEED")
     _choosing(declare(deeds, "list", list_, "how many rows wait, by table, batch and reason"))
     one = _choosing(declare(deeds, "show", show, "the rows that wait, with their reasons"))
-    one.add_argument("--limit", type=int, default=20, help="at most so many rows (20)")
+    one.add_argument("--limit", type=_count, help=f"at most so many rows ({SHOWN}; all with --csv or --json)")
     one.add_argument("--csv", action="store_true", help="as CSV, to be corrected and given to replay --fixed")
     one = _choosing(declare(deeds, "replay", replay, "judge rows again, after a fix of the rule or of the rows"))
     one.add_argument("--fixed", type=Path, help="CSV or JSON Lines of corrected rows, named by _batch and _row")
     one = _choosing(declare(deeds, "discard", discard, "give rows up"))
-    one.add_argument("--by", required=True, help="who decides it")
-    one.add_argument("--why", required=True, help="why the rows are of no use")
+    one.add_argument("--by", required=True, type=_said, help="who decides it")
+    one.add_argument("--why", required=True, type=_said, help="why the rows are of no use")
+
+
+def _said(text: str) -> str:
+    """Words, for argparse."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("say it in words")
+    return text
+
+
+def _count(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)
 
 
 def _choosing(one: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -65,12 +83,11 @@ def list_(asked: argparse.Namespace, settings: Settings) -> None:
 
 
 def show(asked: argparse.Namespace, settings: Settings) -> None:
-    """The rows as they came."""
+    """The rows as they came; to programs and to be corrected all of them."""
     waiting = _waiting(asked, settings)
-    rows = [
-        _shown(table, one) for table, frame in waiting for one in frame.head(asked.limit).iter_rows(named=True)
-    ]
-    rows = rows[: asked.limit]
+    most = asked.limit if asked.limit is not None or asked.csv or asked.json else SHOWN
+    entries = ((table, one) for table, frame in waiting for one in frame.iter_rows(named=True))
+    rows = [_shown(table, one) for table, one in islice(entries, most)]
     if asked.json:
         return write_json(rows)
     if asked.csv:
@@ -79,19 +96,17 @@ def show(asked: argparse.Namespace, settings: Settings) -> None:
         told = {name: value for name, value in row.items() if not name.startswith("_")}
         where = f"{row['_table']} batch {row['_batch']} row {row['_row'] or 'all'} of {row['_file']}"
         sys.stdout.write(f"{where}: {'; '.join(row['_reasons'])}\n  {json.dumps(told, ensure_ascii=False)}\n")
+    more = sum(len(frame) for _, frame in waiting) - len(rows)
+    if more:
+        sys.stdout.write(f"and {more:,} more: --limit {len(rows) + more}, or --csv\n")
     return None if rows else _nothing_waits()
 
 
 def replay(asked: argparse.Namespace, settings: Settings) -> None:
     """Run the step for each table that is meant."""
-    from pipelines.adapters import readers
     from pipelines.steps import quarantine
 
-    fixed = None if asked.fixed is None else readers.rows_of(asked.fixed)
-    if fixed is not None and not {"_batch", "_row"} <= set(fixed.columns):
-        raise BadSettings(
-            f"{asked.fixed}: corrected rows are named by the columns _batch and _row; see `show --csv`"
-        )
+    fixed = None if asked.fixed is None else _corrected(asked.fixed)
     do, use_case = _runner(asked, settings)
     meant = _tables(asked, use_case)
     if fixed is not None and len(meant) > 1:
@@ -125,6 +140,25 @@ def discard(asked: argparse.Namespace, settings: Settings) -> None:
     for one in told:
         sys.stdout.write(f"{one.table}: {one.rows:,} rows discarded\n")
     return None
+
+
+def _corrected(file: Path) -> "pl.DataFrame":
+    """Corrected rows as text cells; BadSettings where they do not say which rows they are, or hold no cell."""
+    import polars as pl
+
+    from pipelines.adapters import readers
+
+    rows = readers.rows_of(file)
+    if not set(PLACE) <= set(rows.columns):
+        raise BadSettings(f"{file}: corrected rows are named by the columns _batch and _row; see `show --csv`")
+    if not any(not name.startswith("_") for name in rows.columns):
+        raise BadSettings(f"{file}: there is no column to correct beside {', '.join(rows.columns)}")
+    cast = pl.col(PLACE).cast(pl.Int64, strict=False).is_null() & pl.col(PLACE).is_not_null()
+    wrong = rows.filter(pl.any_horizontal(cast))
+    if len(wrong):
+        told = ", ".join(f"{name} {wrong[name][0]!r}" for name in PLACE)
+        raise BadSettings(f"{file}: {told} names no row; both are whole numbers, as `show --csv` writes them")
+    return rows
 
 
 def _nothing_waits() -> None:
@@ -181,6 +215,9 @@ def _shown(table: "Table", entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_csv(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        sys.stderr.write("nothing waits in quarantine\n")
+        return
     names = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
     writer.writeheader()

@@ -90,8 +90,12 @@ def _plan(asked: argparse.Namespace, use_case: "UseCase") -> "Plan":
             shift_after=read.length(asked.shift_after),
         )
     except ValidationError as wrong:
-        told = "; ".join(f"--{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in wrong.errors())
+        told = "; ".join(f"--{_option(each['loc'])}: {each['msg']}" for each in wrong.errors())
         raise BadSettings(told) from None
+
+
+def _option(place: "tuple[int | str, ...]") -> str:
+    return ".".join(map(str, place)).replace("_", "-")
 
 
 def _rows(settings: Settings, use_case: "UseCase", folder: Path | None, plan: "Plan") -> "Rows":

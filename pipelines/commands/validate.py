@@ -100,8 +100,7 @@ def _write_table(checked: "CheckedArrivals") -> None:
             f"{checked.table} batch {one.batch.number} ({one.batch.file}, {one.batch.rows:,} rows): {verdict}\n"
         )
         for told in one.reasons:
-            first = ", ".join(map(str, told.first)) + (" …" if told.rows > len(told.first) else "")
-            sys.stdout.write(f"  {told.rows:>9,} rows: {told.reason} (rows {first})\n")
+            sys.stdout.write(f"  {told.rows:>9,} rows: {told.reason} (rows {told.places})\n")
         for warning in one.warnings:
             sys.stdout.write(f"  warning: {warning}\n")
         if one.page:

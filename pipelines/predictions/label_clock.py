@@ -10,7 +10,8 @@ The record in force is the last one of its id. A label is for a prediction
 - by its key alone, where the prediction was pending when that was observed: asked for before, at most a horizon
   before, and without a label of the first kind.
 
-Of several the newest observation is in force. A label that arrives after the horizon counts, as a late one.
+Of several the newest observation is in force; none is newer than its arrival. A label that arrives after the
+horizon counts, as a late one.
 """
 
 import logging

@@ -46,7 +46,8 @@ LABEL_COLUMNS = (
     "received_at",
     "source",
 )
-_REQUESTED_AT, _RECEIVED_AT = PREDICTION_COLUMNS.index("requested_at"), LABEL_COLUMNS.index("received_at")
+_REQUESTED_AT = PREDICTION_COLUMNS.index("requested_at")
+_OBSERVED_AT, _RECEIVED_AT = LABEL_COLUMNS.index("observed_at"), LABEL_COLUMNS.index("received_at")
 
 
 @contextmanager
@@ -64,9 +65,17 @@ def append_predictions(connection: Connection, rows: list[Row]) -> None:
 
 
 def append_labels(connection: Connection, rows: list[Row]) -> None:
-    """Append them, in the order of LABEL_COLUMNS; only within a `turn`."""
+    """Append them, in the order of LABEL_COLUMNS; only within a `turn`.
+
+    Nothing is observed after it was received: a year that is mistyped, or a clock ahead, would else be the newest
+    observation for good, and no correction could overtake it.
+    """
     make_days(connection, {row[_RECEIVED_AT] for row in rows}, "labels")
-    copy(connection, "labels", LABEL_COLUMNS, rows)
+    copy(connection, "labels", LABEL_COLUMNS, list(map(_observed_by_then, rows)))
+
+
+def _observed_by_then(row: Row) -> Row:
+    return (*row[:_OBSERVED_AT], min(row[_OBSERVED_AT], row[_RECEIVED_AT]), *row[_OBSERVED_AT + 1 :])
 
 
 def copy(connection: Connection, table: str, columns: Iterable[str], rows: list[Row]) -> None:

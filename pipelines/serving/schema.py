@@ -120,7 +120,10 @@ def bodies(use_case: UseCase, outputs: tuple[str, ...]) -> Bodies:
     predictions = create_model("Predictions", __base__=Body, predictions=(list[prediction | Failure], ...))
     happened: dict[str, Any] = {
         "actual": (float, field_of(description=f"{use_case.target}, {use_case.target_unit}".rstrip(", "))),
-        "observed_at": (AwareDatetime | None, field_of(None, description="Default: the time of the request")),
+        "observed_at": (
+            AwareDatetime | None,
+            field_of(None, description="Default, and at the latest: the time of the request"),
+        ),
     }
     label = create_model("Label", __base__=Body, **who, **happened)
     labels = create_model("Labels", __base__=Body, labels=(list[label], ...))

@@ -1,5 +1,6 @@
 """Where simulated clients take their rows from: real files, or drops that nothing was trained on."""
 
+import logging
 import shutil
 from datetime import UTC, datetime
 from fnmatch import fnmatch
@@ -13,9 +14,10 @@ from pipelines import rows as rows_of
 from pipelines.errors import BadSettings, NotEnoughData
 from pipelines.simulation.plan import Rows
 from pipelines.spec import Files, Table, UseCase
-from pipelines.steps.validate import zone_of
+from pipelines.steps.validate import absent, zone_of
 from pipelines.tools import Reader, Unreadable
 
+log = logging.getLogger(__name__)
 FIRST_DROP = 10_000
 """Drops from here on never are a home's own: these grow by one a day."""
 DROPS_APART = 100
@@ -23,7 +25,7 @@ MOST_DROPS = 50
 
 
 def from_files(use_case: UseCase, folder: Path, reader: Reader, now: datetime) -> Rows:
-    """The use case's tables, read from a folder and assembled; broken rows are left out."""
+    """The use case's tables, read from a folder and assembled; broken rows and files are left out."""
     if not folder.is_dir():
         raise BadSettings(f"{folder} is no folder")
     return _rows(
@@ -52,15 +54,21 @@ def _table(table: Table, folder: Path, reader: Reader) -> pl.DataFrame:
     )
     if not files:
         raise BadSettings(f"{folder} holds no file like {table.source.pattern}")
-    whole = pl.concat([_typed(table, file, reader) for file in files])
+    read = [rows for file in files if (rows := _typed(table, file, reader)) is not None]
+    if not read:
+        raise BadSettings(f"{folder}: no file like {table.source.pattern} can be read; see `touchline validate`")
+    whole = pl.concat(read, how="diagonal")
     return whole.unique(subset=list(table.key), keep="last", maintain_order=True)
 
 
-def _typed(table: Table, file: Path, reader: Reader) -> pl.DataFrame:
+def _typed(table: Table, file: Path, reader: Reader) -> pl.DataFrame | None:
+    """The file's whole rows; None where an ingest would refuse all of it."""
     with TemporaryDirectory(prefix="touchline-simulate-") as made:
         read = reader.read(Path(shutil.copyfile(file, Path(made) / "file")), table, None)
-    if isinstance(read, Unreadable):
-        raise BadSettings(f"{file} is no table: {read.reason}")
+    refused = [read.reason] if isinstance(read, Unreadable) else absent(read.rows, table)
+    if isinstance(read, Unreadable) or refused:
+        log.warning("%s is left out: %s", file.name, "; ".join(refused))
+        return None
     zone = zone_of(table)
     known = [column for column in table.columns if column.name in read.rows.columns]
     typed = read.rows.select(cells.value(column, zone).alias(column.name) for column in known)

@@ -55,9 +55,9 @@ def receive(tools: Tools, use_case: UseCase, table: str, now: datetime) -> Arriv
     sweep(tools.landing, use_case.name)
     known = lake.batches(tools.tables, at)
     last = next((batch.stamp for batch in reversed(known) if batch.stamp), None)
-    seen = {(batch.file, batch.stamp) for batch in known}
+    seen = {batch.file: batch.stamp for batch in known}
     for arrival in tools.source.arrivals(declared, now, last):
-        if (arrival.name, arrival.stamp) in seen:
+        if seen.get(arrival.name) == arrival.stamp:
             continue
         landed = _land(tools, use_case.name, declared, arrival)
         intents = _intents(tools, declared, arrival, landed, known, now)
@@ -123,11 +123,11 @@ def _batch(
 
 def _since(tools: Tools, arrival: Arrival, landed: Landed, known: list[Batch]) -> tuple[int, int] | None:
     """Offset and row where the unknown rows of a file begin; None where there are none."""
-    same = [batch for batch in known if batch.digest == landed.digest]
+    named = [batch for batch in known if batch.file == arrival.name]
+    same = [batch for batch in named[-1:] or known if batch.digest == landed.digest]
     if same:
         end = same[-1]
         return (end.stop, end.first + end.rows) if end.stop and end.rows else None
-    named = [batch for batch in known if batch.file == arrival.name]
     if named and named[-1].stop:
         on = tools.reader.goes_on(tools.landing / named[-1].digest, landed.file, named[-1].stop)
         if on is not None:

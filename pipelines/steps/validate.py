@@ -127,8 +127,10 @@ def judge(
     given = rows.drop("_row", "_raw", "_reasons").with_columns(received_at=pl.lit(received_at))
     parameters = {"fresh_after": (now - table.max_age).isoformat(), "now": now.isoformat()}
     findings = tools.validator.validate(given, suite, parameters, page=page)
-    failed = [*_wrong_columns(raw, rows, table), *(f.reason for f in findings if f.severity == "critical")]
-    return Judged(_with_reasons(rows, findings), tuple(failed), tuple(_warnings(findings)))
+    missing = absent(raw, table)
+    told = [f.reason for f in findings if f.severity == "critical" and (f.asked or not missing)]
+    failed = (*missing, *_changed(rows, table), *told)
+    return Judged(_with_reasons(rows, findings), failed, tuple(_warnings(findings)))
 
 
 def keep(rows: pl.DataFrame, uri: Path) -> None:
@@ -151,7 +153,7 @@ def told_of(rows: pl.DataFrame) -> tuple[Told, ...]:
 def _tell(table: Table, batch: Batch, reasons: tuple[Told, ...], page: Path) -> None:
     for one in reasons:
         log.warning(
-            "table=%s file=%s %d rows: %s (rows %s …)", table.name, batch.file, one.rows, one.reason, [*one.first]
+            "table=%s file=%s %d rows: %s (rows %s)", table.name, batch.file, one.rows, one.reason, one.places
         )
     log.info("table=%s batch=%d page=%s", table.name, batch.number, page.absolute().as_uri())
 
@@ -190,11 +192,15 @@ def _fault(column: Field, table: Table, zone: str) -> pl.Expr:
     return pl.when(missing).then(pl.lit(f"{column.name} is missing")).otherwise(cells.fault(column, zone))
 
 
-def _wrong_columns(raw: pl.DataFrame, rows: pl.DataFrame, table: Table) -> list[str]:
-    """Columns that are not there, and those whose cells are mostly no values of the declared type."""
-    told = [
-        f"no column {each.name}" for each in table.columns if each.name not in raw.columns and not each.optional
-    ]
+def absent(raw: pl.DataFrame, table: Table) -> list[str]:
+    """Columns that are not there; rules about them cannot be asked, and need no word of their own."""
+    needed = [each.name for each in table.columns if not each.optional]
+    return [f"no column {name}" for name in needed if name not in raw.columns]
+
+
+def _changed(rows: pl.DataFrame, table: Table) -> list[str]:
+    """Columns whose cells are mostly no values of the declared type."""
+    told = []
     for column in table.columns:
         wrong = rows["_reasons"].list.eval(pl.element().str.starts_with(f"{column.name}: ")).list.any().sum()
         if rows.height and wrong / rows.height > CHANGED_TYPE:

@@ -45,6 +45,7 @@ def url(postgres):
 def run(served, url, monkeypatch, capsys, home):
     """A command of this home: what it wrote, and its exit code."""
     monkeypatch.setenv("TOUCHLINE_BASE_PORT", str(served[1]))
+    monkeypatch.delenv("TOUCHLINE_DATA", raising=False)
     for database in ("DATABASE_URL", "AIRFLOW_DATABASE_URL", "MLFLOW_DATABASE_URL"):
         monkeypatch.setenv(f"TOUCHLINE_{database}", url)
     monkeypatch.setenv("TOUCHLINE_HOME", str(home.root))
@@ -169,6 +170,32 @@ def test_where_every_label_is_refused_each_reason_is_told(run, tmp_path):
     file.write_text('{"actual": 3}\n{"prediction_id": "x"}\n')
     told = run("label", "calories", "--file", str(file), "--json", code=1)
     assert [(each["row"], each["field"]) for each in told["refused"]] == [(1, "prediction_id"), (2, "actual")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("a.jsonl", '{"prediction_id": "x", "actual": 1}\n[1]\n', "line 2 is no JSON object: [1]"),
+        ("a.jsonl", "\n{what\n", "line 2 is no JSON: Expecting property name"),
+        ("a.csv", "prediction_id,actual\nx,1,2\n", "line 2 has more cells than the header"),
+    ],
+)
+def test_a_file_that_is_no_list_of_labels_is_refused_by_its_line(run, tmp_path, name, text, told):
+    (tmp_path / name).write_text(text)
+    assert told in run("label", "calories", "--file", str(tmp_path / name), code=1)
+
+
+def test_what_no_json_can_carry_is_refused_as_a_number(run, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["label", "calories", "--id", "x", "--actual", "nan"])
+    assert "argument --actual: invalid finite value: 'nan'" in capsys.readouterr().err
+    (tmp_path / "a.csv").write_text("prediction_id,actual\nx,inf\n")
+    told = run("label", "calories", "--file", str(tmp_path / "a.csv"), "--json", code=1)
+    assert [(each["code"], each["field"]) for each in told["refused"]] == [("wrong_type", "actual")]
+
+
+def test_a_wrong_option_is_named_as_it_is_written(run):
+    assert "--label-loss: Input should be" in run("simulate", "calories", "--label-loss", "2", code=1)
 
 
 def test_nobody_there_is_a_passing_error(run, monkeypatch):

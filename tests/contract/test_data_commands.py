@@ -73,6 +73,27 @@ def test_discard_asks_who_and_why(say, capsys):
     with pytest.raises(SystemExit):
         cli.main(["quarantine", "discard", "calories"])
     assert "--by, --why" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["quarantine", "discard", "calories", "--by", "Jo", "--why", " "])
+    assert "argument --why: say it in words" in capsys.readouterr().err
+
+
+def test_rows_to_be_corrected_are_shown_all_and_to_people_some(say, tmp_path, capsys):
+    more = "".join(f"{n},robot,30,180,80,20,100,39.5\n" for n in range(10, 40))
+    (tmp_path / "drop" / "exercise-more.csv").write_text(EXERCISE + more)
+    say("ingest", "calories")
+    _, table = say("quarantine", "show", "calories", "--csv")
+    assert len(table.splitlines()) == 1 + 33
+    assert len(json.loads(say("quarantine", "show", "calories", "--json")[1])) == 33
+    assert say("quarantine", "show", "calories")[1].endswith("and 13 more: --limit 33, or --csv\n")
+    _, told = say("quarantine", "show", "calories", "--limit", "33")
+    assert (told.count("batch"), "more" in told.splitlines()[-1]) == (33, False)
+    with pytest.raises(SystemExit):
+        say("quarantine", "show", "calories", "--limit", "-1")
+    assert say("quarantine", "show", "calories", "--table", "burnt", "--csv") == (
+        0,
+        "nothing waits in quarantine\n",
+    )
 
 
 def test_a_file_of_corrections_must_name_its_rows_and_its_table(say, tmp_path):
@@ -82,6 +103,13 @@ def test_a_file_of_corrections_must_name_its_rows_and_its_table(say, tmp_path):
     assert (code, "named by the columns _batch and _row" in told) == (1, True)
     fixed.write_text("_batch,_row,User_ID\n1,3,3\n")
     assert "say by --table" in say("quarantine", "replay", "calories", "--fixed", str(fixed))[1]
+    asked = ("quarantine", "replay", "calories", "--table", "exercise", "--fixed", str(fixed))
+    fixed.write_text("_batch,_row,User_ID\n1,three,3\n")
+    code, told = say(*asked)
+    assert (code, "_batch '1', _row 'three' names no row" in told) == (1, True)
+    fixed.write_text("_batch,_row\n1,3\n")
+    code, told = say(*asked)
+    assert (code, "no column to correct" in told) == (1, True)
     assert "has no table sweets" in say("quarantine", "list", "calories", "--table", "sweets")[1]
 
 

@@ -170,6 +170,20 @@ def test_the_newest_observation_is_in_force_however_often_it_is_sent(connection,
     assert version.mean_loss == pytest.approx(16)
 
 
+def test_a_mistyped_year_does_not_keep_later_labels_from_counting(connection, tmp_path):
+    writer = spool_of(tmp_path)
+    writer.append(prediction("r", START))
+    writer.append(prediction("s", START))
+    writer.append(label("r-0", 3.0, START.replace(year=2099), START + HOUR))
+    writer.append(label(None, 3.0, START.replace(year=2099), START + HOUR / 2, key="k"))
+    work(connection, tmp_path)
+    rows = "select prediction_seq, actual, observed_at from outcomes order by 1"
+    assert [row[1:] for row in connection.execute(rows)] == [(3.0, START + HOUR), (3.0, START + HOUR / 2)]
+    writer.append(label("r-0", 7.0, START + 2 * HOUR, START + 2 * HOUR))
+    work(connection, tmp_path)
+    assert [row[1] for row in connection.execute(rows)] == [7.0, 3.0]
+
+
 def test_a_label_may_come_before_its_prediction_and_after_the_horizon(connection, tmp_path):
     writer = spool_of(tmp_path)
     writer.append(label("r-0", 3.0, START + 2 * HOUR, START + 2 * HOUR))

@@ -13,7 +13,7 @@ import pytest
 from pipelines import catalog, provenance
 from pipelines.adapters.mlflow_store import MlflowStore
 from pipelines.adapters.own_code import OwnCodeScorer
-from pipelines.errors import ServiceAway
+from pipelines.errors import BadRelease, ServiceAway
 from pipelines.fakes import MemoryRegistry, MemoryTracker
 from pipelines.tools import RunRecord
 from tests.conftest import free_port, wait_for
@@ -89,6 +89,18 @@ def test_its_folder_holds_release_and_code_as_they_were_logged(store, run, run_r
 def test_a_run_becomes_one_version_however_often_it_is_registered(store, run):
     assert [store.registry.register(USE_CASE, run, {"fact": "x"}) for _ in range(2)] == ["1", "1"]
     assert store.registry.run_of("calories", "1") == run
+
+
+@pytest.mark.parametrize("version", ["99", "newest"])
+def test_a_version_that_is_not_there_is_a_final_error_in_words(store, run, version):
+    store.registry.register(USE_CASE, run, {})
+    with pytest.raises(BadRelease, match=f"calories has no version {version}"):
+        store.registry.run_of("calories", version)
+
+
+def test_a_logged_run_says_nothing_on_standard_output(store, run_record, capfd):
+    store.tracker.log(USE_CASE, run_record.model_copy(update={"training_key": "a second one"}))
+    assert capfd.readouterr().out == ""
 
 
 def test_an_alias_is_moved_and_taken_away(store, run):

@@ -223,6 +223,21 @@ def test_a_replaced_file_arrives_anew_equal_rows_are_duplicates_corrected_ones_r
     ]
 
 
+@pytest.mark.parametrize("keeps_its_time", [True, False])
+def test_a_file_put_back_to_what_it_was_takes_its_correction_back(world, keeps_its_time):
+    file = world.drop / "events.csv"
+    put(world, "events.csv", TEXT)
+    first = file.stat().st_mtime_ns
+    ingest(world)
+    put(world, "events.csv", TEXT.replace("3,Ole,,", "3,Ole,,9"))
+    ingest(world)
+    put(world, "events.csv", TEXT)
+    os.utime(file, ns=(first, first) if keeps_its_time else (first + 10**9, first + 10**9))
+    assert ingest(world) == {"arrived": 9, "published": 3, "revised": 2, "duplicate": 4}
+    assert rows(world) == WANTED
+    assert ingest(world)["arrived"] == 9
+
+
 def test_a_renamed_file_and_a_copy_are_no_arrival(world):
     put(world, "events-a.csv", TEXT.rstrip("\n"), settled=False)
     ingest(world)

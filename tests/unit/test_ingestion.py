@@ -1,5 +1,6 @@
 """From files to published rows: real Delta, real Great Expectations."""
 
+import json
 import shutil
 from dataclasses import replace
 from datetime import timedelta
@@ -143,6 +144,38 @@ def test_a_missing_column_fails_the_batch_and_is_named(world):
         "a declared column is missing: Age, Body_Temp" in reason.replace("; ", ", ")
         for reason in aside(world)["reasons"][0]
     )
+
+
+def test_a_missing_column_is_said_once_and_rules_about_it_are_silent(world):
+    (world.drop / "exercise.csv").write_text(EXERCISE.replace("Age,", "") + "1,male,180,80,20,100,39.5\n")
+    arrivals = receive(world.tools, world.use_case, "exercise", NOW)
+    [batch] = validate(world.tools, world.use_case, arrivals, NOW).batches
+    assert batch.failed == "no column Age; a declared column is missing: Age"
+
+
+def test_a_rule_that_cannot_be_asked_refuses_the_batch_where_every_column_is_there(world, tmp_path):
+    suite = tmp_path / "suites" / "exercise.json"
+    suite.parent.mkdir()
+    rule = {
+        "type": "expect_column_values_to_be_between",
+        "kwargs": {"column": "Agee", "min_value": 0, "max_value": 9},
+        "severity": "warning",
+        "meta": {"id": "age", "reason": "Age is odd"},
+    }
+    suite.write_text(json.dumps({"name": "exercise", "expectations": [rule]}))
+    world.tools = replace(world.tools, found=world.tools.found._replace(expectations=suite.parent))
+    (world.drop / "exercise.csv").write_text(EXERCISE + GOOD)
+    arrivals = receive(world.tools, world.use_case, "exercise", NOW)
+    [batch] = validate(world.tools, world.use_case, arrivals, NOW).batches
+    assert batch.failed == 'Age is odd: Error: The column "Agee" in BatchData does not exist.'
+
+
+def test_the_log_names_all_of_a_few_broken_rows_and_says_where_there_are_more(world, caplog):
+    lines = [f"{n},male,30,{999 if n > 2 else 180},80,20,100,{55 if n == 1 else 39.5}\n" for n in range(1, 12)]
+    (world.drop / "exercise.csv").write_text(EXERCISE + "".join(lines))
+    world.ingest()
+    assert "exercise.csv 9 rows: Height is outside 100 to 250 cm (rows 3, 4, 5, 6, 7 …)" in caplog.text
+    assert "exercise.csv 1 rows: Body_Temp is outside 35 to 43 °C (rows 1)" in caplog.text
 
 
 def test_a_missing_column_fails_the_batch_also_where_the_suite_does_not_ask(world, tmp_path):

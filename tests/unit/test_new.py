@@ -50,7 +50,7 @@ def test_a_number_is_learnt_by_a_regressor_and_the_gate_asks_more_than_always_an
     told = capsys.readouterr().out
     assert "regressor of price" in told
     assert "key: id" in told
-    assert "inputs: size, colour" in told
+    assert "inputs: size, colour\nleft out: note\n" in told
     ledger, promotion, evidence = run(tmp_path, drop)
     assert (ledger.published, ledger.quarantined) == (900, 0)
     assert promotion.asked_now
@@ -70,6 +70,18 @@ def test_rows_without_a_key_are_named_by_their_content(tmp_path, rows, capsys):
     ledger, promotion, _ = run(tmp_path, drop)
     assert ledger.published + ledger.duplicate == 900
     assert promotion.asked_now
+
+
+def test_rows_without_a_key_may_have_empty_cells(tmp_path, rows, capsys):
+    gaps = rows.drop("id", "note", "cheap").with_columns(
+        colour=pl.when(pl.int_range(pl.len()) % 3 > 0).then("colour"), bonus=pl.lit(None, pl.String)
+    )
+    drop = new(tmp_path, gaps.select("bonus", "colour", "size", "price"))
+    assert "--key), but for what may be empty: bonus, colour\n" in capsys.readouterr().out
+    ledger, promotion, _ = run(tmp_path, drop)
+    assert (ledger.quarantined, promotion.asked_now) == (0, True)
+    new(tmp_path, gaps.select("bonus", "colour", price=pl.when(pl.col("size") > 2).then("price")), code=1)
+    assert "only columns with empty cells tell some rows apart: say a --key" in capsys.readouterr().err
 
 
 def test_names_that_look_like_code_stay_names(tmp_path, rows):
@@ -92,6 +104,9 @@ def test_what_cannot_be_learnt_is_said_and_nothing_is_written(tmp_path, rows, ca
     ):
         new(tmp_path, rows, *words, code=1)
         assert told in capsys.readouterr().err
+    timed = rows.with_columns(when=pl.datetime(2024, 1, 1) + pl.duration(hours=pl.col("id")))
+    new(tmp_path, timed, "--target", "when", code=1)
+    assert "when is a time" in capsys.readouterr().err
     new(tmp_path, rows.head(20), code=1)
     assert "20 rows, 50 are the least" in capsys.readouterr().err
     new(tmp_path, rows.with_columns(price=pl.lit(1)), "--target", "price", code=1)
@@ -105,6 +120,22 @@ def test_nothing_is_written_over(tmp_path, rows, capsys):
     new(tmp_path, rows, "--target", "price", code=1)
     assert "there already; nothing was written" in capsys.readouterr().err
     assert (tmp_path / "own" / "wares.py").read_text() == "mine"
+
+
+def test_a_name_that_is_taken_elsewhere_leaves_the_folder_as_it_was(tmp_path, rows, capsys):
+    drop = new(tmp_path, rows, "--target", "price")
+    asked = ["--from", str(drop / "wares.csv"), "--target", "price", "--home", str(tmp_path / "home")]
+    assert cli.main(["new", "calories", "--into", str(tmp_path / "own"), *asked]) == 1
+    assert "use_cases/calories.py: there already; nothing was written" in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "own").glob("*.py")] == ["wares.py"]
+
+
+def test_a_second_use_case_goes_into_a_folder_that_the_home_knows(tmp_path, rows, capsys, monkeypatch):
+    drop = new(tmp_path, rows, "--target", "price")
+    monkeypatch.setenv("TOUCHLINE_USE_CASES", json.dumps([str(tmp_path / "own")]))
+    asked = ["--from", str(drop / "wares.csv"), "--target", "price", "--home", str(tmp_path / "home")]
+    assert cli.main(["new", "goods", "--into", str(tmp_path / "own"), *asked]) == 0
+    assert f"TOUCHLINE_USE_CASES='[\"{tmp_path / 'own'}\"]' make up USECASE=goods" in capsys.readouterr().out
 
 
 def test_its_suite_is_a_draft_of_these_rows(tmp_path, rows):

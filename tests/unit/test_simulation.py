@@ -116,6 +116,19 @@ def test_rows_of_real_files_are_assembled_and_broken_ones_left_out(tmp_path):
         sources.from_files(USE_CASE, tmp_path / "nowhere", Readers(), NOW)
 
 
+def test_a_file_that_an_ingest_refuses_keeps_nobody_from_simulating(tmp_path, caplog):
+    write_drop(USE_CASE, tmp_path, 1)
+    whole = sources.from_files(USE_CASE, tmp_path, Readers(), NOW)
+    (tmp_path / "exercise-0.csv").write_bytes(b"\0\1\2")
+    (tmp_path / "exercise-2.csv").write_text("User_ID,Gender\n1,male\n")
+    assert sources.from_files(USE_CASE, tmp_path, Readers(), NOW).keys == whole.keys
+    assert "exercise-0.csv is left out: the file is no text" in caplog.text
+    assert "exercise-2.csv is left out: no column Age" in caplog.text
+    (tmp_path / "exercise-1.csv").unlink()
+    with pytest.raises(BadSettings, match="no file like exercise"):
+        sources.from_files(USE_CASE, tmp_path, Readers(), NOW)
+
+
 def test_another_seed_takes_other_entities():
     one, two = (set(sources.from_simulation(USE_CASE, seed, 900, NOW).keys) for seed in (1, 2))
     assert len(one) == 1200 and not one & two
