@@ -1,5 +1,6 @@
 """What every test may ask for: a home of its own, a free port, a PostgreSQL of its own."""
 
+import logging
 import shutil
 import socket
 import subprocess
@@ -45,6 +46,12 @@ class Postgres(NamedTuple):
     def url(self, role: str) -> str:
         """`postgresql://role:password@127.0.0.1:port/role`; roles: airflow, mlflow, touchline, postgres."""
         return server.url(self.home, role, self.port)
+
+
+@pytest.fixture(autouse=True)
+def heard() -> None:
+    """A command sets how much the platform logs, for its process; tests share one, and each begins anew."""
+    logging.getLogger("pipelines").setLevel(logging.NOTSET)
 
 
 @pytest.fixture
