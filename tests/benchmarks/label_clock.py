@@ -1,6 +1,6 @@
 """The label clock with little and with much history: 10,000 new labels must cost the same.
 
-Both logs are filled by SQL at one rate of requests (100,000 a day), counted once, then given labels in turns
+Both logs are filled by SQL at one rate of requests (100,000 a day), counted once, then given labels in pairs
 (A B A B in one run); nine in ten of the older predictions are labelled already.
 """
 
@@ -17,7 +17,7 @@ from pipelines.predictions import label_clock, shipper, tables
 from pipelines.predictions.tables import Connection
 from pipelines.spec import Slice
 from pipelines.use_cases.calories import USE_CASE as CALORIES
-from tests.benchmarks import Result
+from tests.benchmarks import Curve, Report, compared
 from tests.conftest import Postgres, running_postgres
 
 USE = CALORIES.model_copy(
@@ -30,6 +30,7 @@ USE = CALORIES.model_copy(
         },
     }
 )
+LEG = "10,000 new labels onto 1M predictions"
 LITTLE, MUCH, NEW, ROUNDS = 100_000, 1_000_000, 10_000, 5
 A_DAY = 100_000
 END = datetime(2026, 3, 20, tzinfo=UTC)
@@ -55,17 +56,18 @@ select 'calories', 'p' || (%(first)s + n), n %% 2, %(end)s, %(end)s, 'api' from 
 """
 
 
-def run() -> list[Result]:
+def run() -> Report:
     """Measure; a few minutes, most of them to fill the logs."""
     with running_postgres() as server, _filled(server, LITTLE) as little, _filled(server, MUCH) as much:
         pairs = [(_cost(little, LITTLE, each), _cost(much, MUCH, each)) for each in range(ROUNDS)]
-    return [_result("10,000 new labels, 1M before; 0.1M [s]", pairs)]
-
-
-def _result(leg: str, pairs: list[tuple[float, float]]) -> Result:
-    ratio = statistics.median(much / little for little, much in pairs)
-    value, reference = (statistics.median(each) for each in (list(zip(*pairs, strict=True))[::-1]))
-    return Result(leg, value, reference, ratio, "<= 1.5", ratio <= 1.5, len(pairs) * NEW)
+    flat = tuple(
+        (float(n), statistics.median(costs))
+        for n, costs in zip((LITTLE, MUCH), zip(*pairs, strict=True), strict=True)
+    )
+    return Report(
+        [compared(LEG, "s", "the same onto 0.1M", pairs, "<= 1.5", len(pairs) * NEW)],
+        [Curve(LEG, "s", "predictions before", flat)],
+    )
 
 
 @contextmanager

@@ -22,11 +22,12 @@ from typing import NamedTuple
 import psutil
 
 from pipelines.rollout.proxy import Backend, Line
-from tests.benchmarks import Result
+from tests.benchmarks import Report, Result, compared
 from tests.conftest import free_port, wait_for
 from tests.places import answers, make_bento, proxied, starting
 from tests.releases import ROW, make_release
 
+REFERENCE = "uvicorn + Starlette + orjson + Booster.inplace_predict"
 PAIRS = 12
 ONE_CLIENT_SECONDS = 1.0
 MANY_CLIENTS = 32
@@ -51,13 +52,13 @@ class Target(NamedTuple):
     processes: Callable[[], list[psutil.Process]]
 
 
-def run() -> list[Result]:
+def run() -> Report:
     """Measure; about a minute."""
     root = Path(tempfile.mkdtemp(prefix="bench-"))
     try:
         release = make_release(root / "release", trees=200)
         with _bare(release, root) as bare, _platform(release, root) as platform:
-            return _compared(bare, platform)
+            return Report(_compared(bare, platform))
     finally:
         shutil.rmtree(root)
 
@@ -74,19 +75,15 @@ def _compared(bare: Target, platform: Target) -> list[Result]:
             _load(platform, MANY_CLIENTS, MANY_CLIENTS_SECONDS),
         ))
     return [
-        _result("p50 of one prediction, 1 client [ms]", one, "p50_ms", "<= 0.75", lambda ratio: ratio <= 0.75),
-        _result("predictions a second, 32 clients", many, "per_second", ">= 2.5", lambda ratio: ratio >= 2.5),
-        _result("CPU of one prediction, 32 clients [us]", many, "cpu_us", "<= 0.5", lambda ratio: ratio <= 0.5),
+        _result("one prediction, 1 client, p50", "ms", one, "p50_ms", "<= 0.75"),
+        _result("predictions a second, 32 clients", "/s", many, "per_second", ">= 2.5"),
+        _result("CPU of one prediction, 32 clients", "us", many, "cpu_us", "<= 0.5"),
     ]
 
 
-def _result(
-    leg: str, pairs: list[tuple[Load, Load]], what: str, aim: str, holds: Callable[[float], bool]
-) -> Result:
-    reference = statistics.median(getattr(bare, what) for bare, _ in pairs)
-    value = statistics.median(getattr(platform, what) for _, platform in pairs)
-    ratio = statistics.median(getattr(platform, what) / getattr(bare, what) for bare, platform in pairs)
-    return Result(leg, value, reference, ratio, aim, holds(ratio), sum(platform.n for _, platform in pairs))
+def _result(leg: str, unit: str, pairs: list[tuple[Load, Load]], what: str, aim: str) -> Result:
+    figures = [(getattr(bare, what), getattr(platform, what)) for bare, platform in pairs]
+    return compared(leg, unit, REFERENCE, figures, aim, sum(platform.n for _, platform in pairs))
 
 
 @contextmanager
