@@ -1,7 +1,7 @@
 """What is measured beside a reference in the same run; ratios, because machines differ.
 
-A leg is a module with `run()`: it takes both sides in turns (A B A B) and gives Results, by `compared`. A leg whose
-cost must stay flat gives a Curve beside them: what the same work cost at growing sizes.
+A leg is a module with `run()`: it takes both sides in turns (A B A B) and gives Results, made by `compared`. A leg
+whose cost must stay flat gives a Curve beside them: what the same work cost at growing sizes.
 """
 
 import operator
