@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -34,6 +35,12 @@ def answers(url: str) -> bool:
             return got.status == 200
     except (urllib.error.URLError, OSError):
         return False
+
+
+def reachable(path: Path) -> bool:
+    """Whether somebody listens on a unix socket."""
+    with socket.socket(socket.AF_UNIX) as line:
+        return line.connect_ex(str(path)) == 0
 
 
 class Running:
@@ -85,6 +92,7 @@ def proxied(folder: Path) -> Generator[haproxy.HAProxy]:
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/livez"), "the proxy")
+        wait_for(lambda: reachable(folder / "master.sock"), "the proxy's master, which takes reloads")
         yield proxy
     finally:
         os.kill(process.pid, signal.SIGINT)

@@ -30,6 +30,9 @@ _OWN_ANSWERS = (
     Code.NO_PLACE,
     Code.TOO_SLOW,
 )
+_HEAD = 16_384
+"""Bytes that the head of a request may take beside its body."""
+_LEAST_BUFFER = 2 * _HEAD
 _NONE = "-"
 _IN_MAINTENANCE = 0x01 | 0x02
 
@@ -115,6 +118,7 @@ class HAProxy:
         each = Template((_INFRA / "haproxy-use-case.cfg").read_text())
         whole = frame.substitute(
             structure=_structure(backends),
+            buffer=_buffer(backends),
             folder=self._folder,
             port=self.port,
             errors="\n".join(map(_error, _OWN_ANSWERS)),
@@ -213,6 +217,12 @@ def _structure(backends: tuple[Backend, ...]) -> str:
     fixed = [[each.use_case, each.time_limit.total_seconds(), each.body_limit, each.entity] for each in backends]
     templates = [path.read_text() for path in sorted(_INFRA.glob("haproxy*.cfg"))]
     return hashlib.sha256(json.dumps([fixed, templates]).encode()).hexdigest()[:16]
+
+
+def _buffer(backends: tuple[Backend, ...]) -> int:
+    """Bytes of a buffer: the largest body, and its head."""
+    largest = max((backend.body_limit for backend in backends), default=0)
+    return max(_LEAST_BUFFER, 1 << (largest + _HEAD - 1).bit_length())
 
 
 def _told(code: Code) -> str:

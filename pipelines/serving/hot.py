@@ -74,6 +74,14 @@ class Reply(NamedTuple):
     body: bytes
 
 
+class Response(NamedTuple):
+    """An answer with its headers."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
 class Answers:
     """What the endpoint says to each body; knows no ASGI."""
 
@@ -238,21 +246,42 @@ class Hot:
             body = await self._body_for(path, scope["method"], headers, receive)
             if body is None:
                 return
-            reply, request_id = self._reply(path, body, asked(headers.get(REQUEST_ID, b""), headers.get(ROLE)))
+            response = self.respond(path, headers, body)
         except Refused as why:
-            reply, request_id = _refusal(why), asked(headers.get(REQUEST_ID, b"")).request_id
-        self._meter.count(path if path in self._routes else "other", reply.status)
-        await self._send(reply, request_id, path, send)
+            self._meter.count(path if path in self._routes else "other", why.code.status)
+            response = self._response(_refusal(why), asked(headers.get(REQUEST_ID, b"")).request_id, path)
+        await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
+        await send({"type": "http.response.body", "body": response.body})
 
-    def _reply(self, path: str, body: bytes, asked: Asked) -> tuple[Reply, str]:
+    def takes(self, path: str, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether `respond` may be given a request whose body has come whole: a POST route, its length said."""
+        length = headers.get(b"content-length", b"")
+        return (
+            METHODS.get(path) == "POST"
+            and length.isdigit()
+            and int(length) <= self._limit
+            and headers.get(b"content-type") == b"application/json"
+            and b"content-encoding" not in headers
+        )
+
+    def respond(self, path: str, headers: Mapping[bytes, bytes], body: bytes) -> Response:
+        """Answer a request that has come whole, to a route and under a method that are known to be right."""
+        when = asked(headers.get(REQUEST_ID, b""), headers.get(ROLE))
         try:
-            reply = self._routes[path](body, asked)
+            reply = self._routes[path](body, when)
         except Refused as why:
             reply = _refusal(why)
         except SpoolFull as why:
             reply = _refusal(Refused(Code.LOG_FULL, f"{Code.LOG_FULL.meaning} ({why})"))
-        self._meter.observe(path, time.perf_counter_ns() - asked.started)
-        return reply, asked.request_id
+        self._meter.observe(path, time.perf_counter_ns() - when.started)
+        self._meter.count(path, reply.status)
+        return self._response(reply, when.request_id, path)
+
+    def failed(self, path: str, headers: Mapping[bytes, bytes]) -> Response:
+        """The model's own code broke: a typed error, and the count of it."""
+        self._meter.count(path, Code.INTERNAL.status)
+        request_id = asked(headers.get(REQUEST_ID, b"")).request_id
+        return self._response(_refusal(Refused(Code.INTERNAL, Code.INTERNAL.meaning)), request_id, path)
 
     async def _body_for(
         self, path: str, method: str, headers: dict[bytes, bytes], receive: Receive
@@ -295,7 +324,7 @@ class Hot:
 
         return both
 
-    async def _send(self, reply: Reply, request_id: str, path: str, send: Send) -> None:
+    def _response(self, reply: Reply, request_id: str, path: str) -> Response:
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(reply.body)).encode()),
@@ -306,8 +335,7 @@ class Hot:
             headers.append((b"retry-after", str(RETRY_AFTER_SECONDS).encode()))
         if reply.status == Code.METHOD_NOT_ALLOWED.status:
             headers.append((b"allow", METHODS[path].encode()))
-        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        await send({"type": "http.response.body", "body": reply.body})
+        return Response(reply.status, headers, reply.body)
 
 
 def _check_headers(headers: dict[bytes, bytes], limit: int) -> None:

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import psutil
 
 from pipelines.rollout.proxy import Backend, Line
+from pipelines.use_cases.calories import USE_CASE
 from tests.benchmarks import Report, Result, compared
 from tests.conftest import free_port, wait_for
 from tests.places import answers, make_bento, proxied, starting
@@ -108,7 +109,7 @@ def _platform(release: Path, root: Path) -> Generator[Target]:
     with starting(bento, root) as start, proxied(root / "proxy") as proxy:
         place = start("a")
         line = Line("a", place.port, 100, "stable")
-        proxy.apply((Backend("calories", timedelta(seconds=2), 245_760, "User_ID", (line,)),))
+        proxy.apply((Backend("calories", timedelta(seconds=2), USE_CASE.serving.body_limit, "User_ID", (line,)),))
 
         def processes() -> list[psutil.Process]:
             return [psutil.Process(place.process.pid), *_haproxies(proxy.port)]

@@ -130,7 +130,7 @@ def test_one_bad_row_of_a_hundred_fails_alone(stack):
 
 
 def test_a_batch_over_the_limit_is_refused(stack):
-    rows = [stack.row()] * 1001
+    rows = [stack.row()] * 251
     answer = stack.ask("/calories/predict/batch", {"rows": rows})
     assert (answer.status, answer.body["error"]["code"]) == (413, "batch_too_large")
 

@@ -1,8 +1,24 @@
-"""An answer leaves a place in one piece, or not at all."""
+"""An answer leaves a place in one piece, or not at all; a hot request goes a short way."""
 
 import asyncio
+import json
 
-from pipelines.serving.run import Corked
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from pipelines.predictions.spool import NoSpool
+from pipelines.serving import predictor
+from pipelines.serving.hot import Answers, Hot, Identity, Reply
+from pipelines.serving.run import Corked, OnePiece
+from pipelines.use_cases.calories import USE_CASE
+from tests.releases import make_release
+from tests.unit.test_serving_hot import STAMP
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    return predictor.load(make_release(tmp_path_factory.mktemp("release") / "release"), USE_CASE)
 
 
 class Written:
@@ -59,3 +75,147 @@ def test_all_else_is_the_transport_s():
     asked = []
     played(lambda corked: asked.append(corked.get_extra_info("peername")))
     assert asked == ["peername"]
+
+
+# --- the short way of a hot request ------------------------------------------------------------------------
+
+
+class Model:
+    """What a model's code does to each request; remembers how each came."""
+
+    def __init__(self):
+        self.asked = []
+
+    def answers(self, body, asked):
+        self.asked.append(body)
+        if body == b'"broken"':
+            raise ZeroDivisionError("the model's code")
+        return Reply(200, b"[%s]" % body)
+
+
+@pytest.fixture
+def model(monkeypatch):
+    made = Model()
+    monkeypatch.setattr(Answers, "predict", lambda _, body, asked: made.answers(body, asked))
+    return made
+
+
+def spoken(opened, model, *pieces, then=None):
+    """What a place says to pieces of bytes, sent one after the other, until it closes or is idle."""
+
+    async def talk():
+        app = Hot(_behind, Answers(USE_CASE, opened, NoSpool(), Identity("a", STAMP, "digest")))
+        config = uvicorn.Config(
+            app, lifespan="off", log_level="critical", timeout_keep_alive=1, proxy_headers=False
+        )
+        config.load()
+        made = []
+        state = ServerState()
+
+        def protocol():
+            made.append(OnePiece(config, state, {}))
+            return made[-1]
+
+        server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.02)
+        if then:
+            then(made[0], writer)
+        told = await reader.read()
+        writer.close()
+        server.close()
+        return told
+
+    return asyncio.run(talk())
+
+
+async def _behind(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"behind"})
+
+
+def request(body=b"1", *headers, path="/predict"):
+    told = [f"POST {path} HTTP/1.1", "host: x", "content-type: application/json", *headers]
+    if not any(header.startswith("transfer-encoding") for header in headers):
+        told.append(f"content-length: {len(body)}")
+    return "\r\n".join([*told, "", ""]).encode() + body
+
+
+def bodies(told):
+    return [piece.split(b"\r\n\r\n", 1)[1] for piece in told.split(b"HTTP/1.1 ")[1:]]
+
+
+def statuses(told):
+    return [int(piece[:3]) for piece in told.split(b"HTTP/1.1 ")[1:]]
+
+
+def test_requests_of_one_connection_are_answered_one_after_the_other(opened, model):
+    told = spoken(opened, model, request(b"1"), request(b"2"))
+    assert (statuses(told), bodies(told)) == ([200, 200], [b"[1]", b"[2]"])
+    assert b"content-length: 3\r\n" in told and b"x-model-version: 3\r\n" in told
+
+
+def test_requests_that_come_in_one_piece_are_answered_in_order_whichever_way_each_goes(opened, model):
+    get = b"GET /docs.json HTTP/1.1\r\nhost: x\r\n\r\n"
+    told = spoken(opened, model, request(b"1") + request(b"2") + get + request(b"3") + request(b"4"))
+    found = bodies(told)
+    assert statuses(told) == [200] * 5
+    assert (found[:2], found[3:]) == ([b"[1]", b"[2]"], [b"[3]", b"[4]"])
+    assert json.loads(found[2])["openapi"]
+
+
+def test_a_request_that_comes_byte_by_byte_is_answered_when_it_is_whole(opened, model):
+    whole = request(b'"slow"')
+    told = spoken(opened, model, whole[:20], whole[20:-3], whole[-3:-1], whole[-1:])
+    assert (statuses(told), bodies(told)) == ([200], [b'["slow"]'])
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (request(b"3\r\n[1]\r\n0\r\n\r\n", "transfer-encoding: chunked"), 200),
+        (request(b"1", "connection: close"), 200),
+        (request(b"1", "content-encoding: gzip"), 415),
+        (request(b"1", path="/nowhere"), 404),
+        (request(b" " * (USE_CASE.serving.body_limit + 1)), 413),
+        (b"POST /predict HTTP/1.0\r\ncontent-type: application/json\r\ncontent-length: 1\r\n\r\n1", 200),
+        (b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n1", 400),
+    ],
+    ids=["chunked", "closing", "compressed", "unknown path", "too long", "HTTP 1.0", "two lengths"],
+)
+def test_what_does_not_fit_the_short_way_is_answered_as_well(opened, model, sent, status):
+    assert statuses(spoken(opened, model, sent)) == [status]
+
+
+def test_a_client_that_waits_to_be_asked_for_its_body_is_asked(opened, model):
+    head, body = request(b"1", "expect: 100-continue")[:-1], b"1"
+    told = spoken(opened, model, head, body)
+    assert statuses(told) == [100, 200]
+
+
+def test_a_model_whose_code_fails_gives_a_typed_error_and_the_next_request_is_answered(opened, model):
+    told = spoken(opened, model, request(b'"broken"'), request(b"2"))
+    assert statuses(told) == [500, 200]
+    assert json.loads(bodies(told)[0])["error"]["code"] == "internal"
+
+
+def test_a_place_that_is_told_to_stop_answers_what_is_still_coming_in(opened, model):
+    whole = request(b"12")
+
+    def stop_and_finish(protocol, writer):
+        protocol.shutdown()
+        writer.write(whole[-1:])
+
+    told = spoken(opened, model, whole[:-1], then=stop_and_finish)
+    assert (statuses(told), bodies(told)) == ([200], [b"[12]"])
+    assert b"connection: close" in told
+
+
+def test_an_idle_connection_ends_when_the_place_stops(opened, model):
+    def stop(protocol, writer):
+        protocol.shutdown()
+
+    assert statuses(spoken(opened, model, request(), then=stop)) == [200]
