@@ -5,6 +5,7 @@ the two would have sent half an answer, which the proxy cannot take back and ask
 """
 
 import asyncio
+import gc
 import logging
 import sys
 from typing import Any, cast
@@ -128,6 +129,7 @@ class OnePiece(HttpToolsProtocol):
 
 def main(source: str, port: int) -> None:
     """Serve `service:app` from a bento's `src` folder until told to stop."""
+    gc.disable()  # until the service is loaded
     uvicorn.run(
         "service:app", app_dir=source, host="127.0.0.1", port=port, loop="uvloop", http=OnePiece,
         access_log=False, server_header=False, proxy_headers=False, log_level="warning", lifespan="on",

@@ -23,7 +23,7 @@ import psutil
 
 from pipelines.rollout.proxy import Backend, Line
 from pipelines.use_cases.calories import USE_CASE
-from tests.benchmarks import Report, Result, compared
+from tests.benchmarks import Report, Result, compared, in_turns
 from tests.conftest import free_port, wait_for
 from tests.places import answers, make_bento, proxied, starting
 from tests.releases import ROW, make_release
@@ -34,6 +34,8 @@ ONE_CLIENT_SECONDS = 1.0
 MANY_CLIENTS = 32
 MANY_CLIENTS_SECONDS = 1.2
 WARM_UP_SECONDS = 0.5
+BATCH = 100
+STARTS = 5
 
 
 class Load(NamedTuple):
@@ -50,16 +52,21 @@ class Target(NamedTuple):
 
     port: int
     path: str
+    server: psutil.Process
+    """What holds the model."""
     processes: Callable[[], list[psutil.Process]]
+    """All that a request goes through."""
 
 
 def run() -> Report:
-    """Measure; about a minute."""
+    """Measure; about two minutes."""
     root = Path(tempfile.mkdtemp(prefix="bench-"))
     try:
         release = make_release(root / "release", trees=200)
-        with _bare(release, root) as bare, _platform(release, root) as platform:
-            return Report(_compared(bare, platform))
+        bento = make_bento(release, "1", root / "store").path
+        with _bare(release, root) as bare, _platform(bento, root) as platform:
+            under_load = [*_compared(bare, platform), _memory(bare, platform)]
+        return Report([*under_load, _start(release, bento, root)])
     finally:
         shutil.rmtree(root)
 
@@ -69,17 +76,41 @@ def _compared(bare: Target, platform: Target) -> list[Result]:
         _load(target, MANY_CLIENTS, WARM_UP_SECONDS)
     one: list[tuple[Load, Load]] = []
     many: list[tuple[Load, Load]] = []
+    batch: list[tuple[Load, Load]] = []
     for _ in range(PAIRS):
-        one.append((_load(bare, 1, ONE_CLIENT_SECONDS), _load(platform, 1, ONE_CLIENT_SECONDS)))
-        many.append((
-            _load(bare, MANY_CLIENTS, MANY_CLIENTS_SECONDS),
-            _load(platform, MANY_CLIENTS, MANY_CLIENTS_SECONDS),
-        ))
+        for pairs, clients, seconds, rows in (
+            (one, 1, ONE_CLIENT_SECONDS, 1),
+            (many, MANY_CLIENTS, MANY_CLIENTS_SECONDS, 1),
+            (batch, 1, ONE_CLIENT_SECONDS, BATCH),
+        ):
+            pairs.append((_load(bare, clients, seconds, rows), _load(platform, clients, seconds, rows)))
     return [
         _result("one prediction, 1 client, p50", "ms", one, "p50_ms", "<= 0.75"),
         _result("predictions a second, 32 clients", "/s", many, "per_second", ">= 2.5"),
         _result("CPU of one prediction, 32 clients", "us", many, "cpu_us", "<= 0.5"),
+        _result("a batch of 100, 1 client, p50", "ms", batch, "p50_ms", "<= 1.2"),
     ]
+
+
+def _memory(bare: Target, platform: Target) -> Result:
+    """Resident memory of the process that holds the model, after the load."""
+    pair = tuple(target.server.memory_info().rss / 2**20 for target in (bare, platform))
+    return compared("memory of a place", "MiB", REFERENCE, [(pair[0], pair[1])], "< 0.8", 1)
+
+
+def _start(release: Path, bento: Path, root: Path) -> Result:
+    """CPU from the start of the process until it says that it is ready."""
+
+    def bare() -> float:
+        with _bare(release, root) as target:
+            return _cpu(target.server)
+
+    def place() -> float:
+        with starting(bento, root) as start:
+            return _cpu(psutil.Process(start("a").process.pid))
+
+    pairs = in_turns(bare, place, STARTS)
+    return compared("CPU of a place from start to ready", "s", REFERENCE, pairs, "< 0.7", STARTS)
 
 
 def _result(leg: str, unit: str, pairs: list[tuple[Load, Load]], what: str, aim: str) -> Result:
@@ -97,24 +128,22 @@ def _bare(release: Path, root: Path) -> Generator[Target]:
         process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, cwd=Path(__file__).parents[2])
     try:
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/readyz"), "the bare endpoint")
-        yield Target(port, "/predict", lambda: [psutil.Process(process.pid)])
+        server = psutil.Process(process.pid)
+        yield Target(port, "", server, lambda: [server])
     finally:
         process.kill()
         process.wait(30)
 
 
 @contextmanager
-def _platform(release: Path, root: Path) -> Generator[Target]:
-    bento = make_bento(release, "1", root / "store").path
+def _platform(bento: Path, root: Path) -> Generator[Target]:
     with starting(bento, root) as start, proxied(root / "proxy") as proxy:
         place = start("a")
         line = Line("a", place.port, 100, "stable")
         proxy.apply((Backend("calories", timedelta(seconds=2), USE_CASE.serving.body_limit, "User_ID", (line,)),))
 
-        def processes() -> list[psutil.Process]:
-            return [psutil.Process(place.process.pid), *_haproxies(proxy.port)]
-
-        yield Target(proxy.port, "/calories/predict", processes)
+        server = psutil.Process(place.process.pid)
+        yield Target(proxy.port, "/calories", server, lambda: [server, *_haproxies(proxy.port)])
 
 
 def _haproxies(port: int) -> list[psutil.Process]:
@@ -123,10 +152,10 @@ def _haproxies(port: int) -> list[psutil.Process]:
     return [each for each in mine if any(at.laddr.port == port for at in each.net_connections("tcp"))]
 
 
-def _load(target: Target, clients: int, seconds: float) -> Load:
+def _load(target: Target, clients: int, seconds: float, rows: int = 1) -> Load:
     processes = target.processes()
     before = sum(_cpu(process) for process in processes)
-    times = _ask(target, clients, seconds)
+    times = _ask(target, clients, seconds, rows)
     cpu = sum(_cpu(process) for process in processes) - before
     return Load(len(times), statistics.median(times) * 1e3, len(times) / seconds, cpu / len(times) * 1e6)
 
@@ -136,12 +165,12 @@ def _cpu(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def _ask(target: Target, clients: int, seconds: float) -> list[float]:
+def _ask(target: Target, clients: int, seconds: float, rows: int) -> list[float]:
     """Keep that many requests in the air; the time of each answer. An answer that is not 200 ends it."""
-    body = json.dumps(ROW).encode()
+    body = json.dumps(ROW if rows == 1 else {"rows": [ROW] * rows}).encode()
     request = (
-        f"POST {target.path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(body)}\r\n\r\n"
+        f"POST {target.path}/predict{'' if rows == 1 else '/batch'} HTTP/1.1\r\nhost: bench\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     ).encode() + body
     times: list[float] = []
     with selectors.DefaultSelector() as selector:
