@@ -9,10 +9,10 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import msgspec
 import psycopg
-from psycopg.types.json import Jsonb
 
 from pipelines import catalog, settings
 from pipelines.errors import Busy
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 _LEADER = 7_400_002
 """Key of the advisory lock."""
 _PAUSE_SECONDS = 1.0
+_encode = msgspec.json.Encoder().encode
 
 
 class Shipped(NamedTuple):
@@ -175,13 +176,17 @@ def _rows_of(header: Header, record: Predictions) -> Iterator[Row]:
             header.place,
             header.model_version,
             header.bento_digest,
-            Jsonb({name: values[place] for name, values in zip(header.inputs, record.inputs, strict=True)}),
-            Jsonb({name: values[place] for name, values in zip(header.outputs, record.outputs, strict=True)}),
+            _json({name: values[place] for name, values in zip(header.inputs, record.inputs, strict=True)}),
+            _json({name: values[place] for name, values in zip(header.outputs, record.outputs, strict=True)}),
             record.latency_us / 1000,
             decisions[place],
             record.shadow,
             record.role,
         )
+
+
+def _json(cells: dict[str, Any]) -> str:
+    return _encode(cells).decode()
 
 
 def _label_rows(header: Header, frames: list[Frame]) -> Iterator[Row]:

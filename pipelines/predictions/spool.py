@@ -216,7 +216,7 @@ def beginning(segment: Path) -> Beginning | None:
         return None
 
 
-def read(segment: Path, offset: int, most: int = 4 * 2**20) -> Iterator[Frame]:
+def read(segment: Path, offset: int, most: int = 2**19) -> Iterator[Frame]:
     """The whole frames behind an offset, about `most` bytes of them; a torn end is left out."""
     with segment.open("rb") as file:
         file.seek(offset)
