@@ -5,11 +5,11 @@ import logging
 import sys
 
 from pipelines import settings as settings_of
-from pipelines.commands import flow, label, machine, new, quality, quarantine, simulate, suggest, validate
+from pipelines.commands import flow, label, machine, new, quality, quarantine, simulate, suggest, trace, validate
 from pipelines.errors import Final, TouchlineError
 
 FINAL, AGAIN, INTERRUPTED = 1, 75, 130
-ROOMS = (machine, flow, validate, quarantine, label, quality, simulate, suggest, new)
+ROOMS = (machine, flow, validate, quarantine, label, quality, trace, simulate, suggest, new)
 
 
 def main(argv: list[str] | None = None) -> int:

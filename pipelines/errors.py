@@ -9,6 +9,7 @@ TouchlineError
 │   ├── NotEnoughData       too few rows for what was asked
 │   ├── ConservationBroken  rows went missing or were counted twice (law L1)
 │   ├── GateRefused         the candidate is not good enough; the verdict is in the evidence
+│   ├── Unrecorded          the log does not hold what was asked for
 │   ├── CheckFailed         the built bento does not answer like the offline model
 │   ├── BadRelease          a release's files are missing or do not match their digest
 │   └── CannotStart         the machine lacks something; found before anything was started
@@ -52,6 +53,10 @@ class ConservationBroken(Final):
 
 class GateRefused(Final):
     """The candidate is not good enough."""
+
+
+class Unrecorded(Final):
+    """The log does not hold what was asked for."""
 
 
 class CheckFailed(Final):

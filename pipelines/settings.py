@@ -22,7 +22,9 @@ from pipelines.errors import BadSettings
 HOME_VARIABLE = "TOUCHLINE_HOME"
 PLACES = 16
 """How many places one home may run."""
-REMEMBERED = {"base_port", "use_cases", "use_case", "data", "replicas", "simulation_seed", "dags"}
+REMEMBERED = {
+    "base_port", "use_cases", "use_case", "data", "replicas", "retention_days", "simulation_seed", "dags",
+}  # fmt: skip
 """Settings that the home keeps, because later commands must agree on them."""
 DATABASES = ("database_url", "airflow_database_url", "mlflow_database_url")
 SECRET = {"notify", *DATABASES}
@@ -167,6 +169,9 @@ class Settings(BaseSettings):
     notify: tuple[SecretStr, ...] = Field(
         (),
         description="Who hears of failures (JSON list): webhooks, addresses of Apprise; kept as a secret",
+    )
+    retention_days: int | None = Field(
+        None, ge=2, description="How many days of predictions and labels the log keeps; default: all"
     )
     simulation_seed: int = Field(7, ge=0, description="Seed of the simulated source")
     training_threads: int = Field(2, ge=1, description="Threads of one training run")

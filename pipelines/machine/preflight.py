@@ -10,10 +10,12 @@ from pathlib import Path
 
 import psycopg
 
+from pipelines import catalog
 from pipelines.adapters import haproxy
 from pipelines.errors import CannotStart
 from pipelines.machine import postgres
 from pipelines.machine.services import tool
+from pipelines.predictions import retention as log_retention
 from pipelines.settings import DATABASES, Home, Settings
 
 LAYOUT = 2
@@ -33,6 +35,13 @@ def check(settings: Settings) -> None:
     room(settings.at)
     programs()
     ports(settings)
+    retention(settings)
+
+
+def retention(settings: Settings) -> None:
+    """No prediction goes before its label may have come; BadSettings."""
+    use_cases = [catalog.load(name, settings.use_cases) for name in sorted(catalog.find(settings.use_cases))]
+    log_retention.checked(settings.retention_days, use_cases)
 
 
 def python(version: tuple[int, ...]) -> None:

@@ -121,6 +121,17 @@ def replace(connection: Connection, use_case: str, start: datetime, change: Chan
         connection.execute(_SUM_UP, asked)
 
 
+def begin_anew(connection: Connection, use_case: str, since: datetime, width: int) -> None:
+    """Empty what can be counted again from rows; of the days before `since`, whose rows are gone, counts stay."""
+    kept = {"use_case": use_case, "since": since, "zeros": [0.0] * width}
+    connection.execute(
+        "delete from cells where use_case = %(use_case)s and (starts_at >= %(since)s or minutes = 0)", kept
+    )
+    connection.execute("update cells set sums = %(zeros)s::float8[] where use_case = %(use_case)s", kept)
+    asked = {"use_case": use_case, "minutes": EVER, "shorter": DAY, "begin": EPOCH, "end": NEVER}
+    connection.execute(_SUM_UP, asked)
+
+
 def finest(
     connection: Connection, use_case: str, starts: Sequence[datetime]
 ) -> dict[tuple[Owner, datetime], NDArray[np.float64]]:

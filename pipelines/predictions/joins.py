@@ -2,7 +2,8 @@
 
 How a label finds its predictions is said in `label_clock`; here it is carried out. Only joins by index are used,
 for they cost by the new rows: the planner takes (requested_at, seq) for two conditions, expects one row, and
-would read whole tables for each of ten thousand.
+would read whole tables for each of ten thousand. The log has a table a day: an id that the proxy gave begins with
+its day (days since 1970), so that few days are looked at for it.
 """
 
 from datetime import datetime
@@ -77,6 +78,16 @@ delete from in_force;
 delete from touched;
 delete from matches
 """
+_SEEN = """
+update label_clock set
+  own_ids = own_ids or exists (select from predictions where use_case = %(use_case)s and client_id is not null
+    and seq > %(predictions_from)s and seq <= %(predictions_to)s),
+  dated = dated or exists (select from labels where use_case = %(use_case)s and event_time is not null
+    and prediction_id is null and seq > %(labels_from)s and seq <= %(labels_to)s)
+where use_case = %(use_case)s returning own_ids, dated
+"""
+"""Whether clients ever gave ids of their own, and labels by key ever an event time: only by these is every day of
+the log asked for each row."""
 _NEW = """
 insert into touched select requested_at, seq from predictions
 where use_case = %(use_case)s and seq > %(predictions_from)s and seq <= %(predictions_to)s
@@ -93,6 +104,7 @@ with new as (
   from new cross join lateral (
     select * from predictions p
     where p.use_case = %(use_case)s and p.prediction_id = new.prediction_id
+      and p.requested_at >= asked_from(new.prediction_id) and p.requested_at < asked_until(new.prediction_id)
       and p.seq <= %(predictions_to)s and not p.superseded
     offset 0
   ) p
@@ -108,10 +120,11 @@ insert into touched
 select p.requested_at, p.seq from labels l cross join lateral (
   select requested_at, seq from predictions p
   where p.use_case = l.use_case and p.prediction_id = l.prediction_id
+    and p.requested_at >= asked_from(l.prediction_id) and p.requested_at < asked_until(l.prediction_id)
     and not p.superseded and p.seq <= %(predictions_to)s
   union all
   select requested_at, seq from predictions p
-  where p.use_case = l.use_case and p.client_id = l.prediction_id
+  where %(own_ids)s and p.use_case = l.use_case and p.client_id = l.prediction_id
     and not p.superseded and p.seq <= %(predictions_to)s
   union all
   select requested_at, seq from predictions p
@@ -134,18 +147,19 @@ from touched t join predictions p on p.requested_at = t.requested_at and p.seq =
 cross join lateral (
   select received_at, seq, actual, observed_at, joined, true from labels l
   where l.use_case = p.use_case and l.prediction_id = p.prediction_id and l.seq <= %(labels_to)s
+    and l.received_at >= asked_from(p.prediction_id)
   union all
   select received_at, seq, actual, observed_at, joined, true from labels l
-  where l.use_case = p.use_case and l.prediction_id = p.client_id and p.client_id <> p.prediction_id
-    and l.seq <= %(labels_to)s
+  where %(own_ids)s and l.use_case = p.use_case and l.prediction_id = p.client_id
+    and p.client_id <> p.prediction_id and l.seq <= %(labels_to)s
   union all
   select received_at, seq, actual, observed_at, joined, true from labels l
-  where l.use_case = p.use_case and l.prediction_id is null and l.entity_key = p.entity_key
+  where %(dated)s and l.use_case = p.use_case and l.prediction_id is null and l.entity_key = p.entity_key
     and l.event_time = p.event_time and l.seq <= %(labels_to)s
   union all
   select received_at, seq, actual, observed_at, joined, false from labels l
   where l.use_case = p.use_case and l.prediction_id is null and l.entity_key = p.entity_key
-    and l.event_time is null and l.observed_at > p.requested_at
+    and l.event_time is null and l.observed_at > p.requested_at and l.received_at > p.requested_at
     and l.observed_at <= p.requested_at + %(horizon)s and l.seq <= %(labels_to)s
 ) l
 """
@@ -200,6 +214,7 @@ where use_case = %s
 def touched(connection: Connection, use_case: UseCase, window: Window) -> list[Touched]:
     """Every prediction that a record or a label of the window is about; records that were overtaken are marked."""
     new = {**window._asdict(), "horizon": use_case.horizon, "sliced": bool(use_case.slices)}
+    new["own_ids"], new["dated"] = connection.execute(_SEEN, new).fetchone() or (True, True)
     for words in _TEMPORARY.split(";"):
         connection.execute(words)
     for words in (

@@ -29,6 +29,7 @@ from pipelines.errors import UnknownUseCase
 from pipelines.predictions import cells, joins
 from pipelines.predictions.cells import Change, Owner
 from pipelines.predictions.joins import Outcome, Touched, Window
+from pipelines.predictions.retention import dropped_before
 from pipelines.predictions.sums import Scored, Sums, losses
 from pipelines.predictions.tables import Connection, Row, copy
 from pipelines.spec import UseCase
@@ -153,7 +154,7 @@ def _window(connection: Connection, use_case: UseCase, sums: Sums, newest: tuple
 def _begin_anew(connection: Connection, use_case: UseCase, sums: Sums) -> None:
     log.info("%s is counted anew: its loss, metrics, slices or horizon changed", use_case.name)
     connection.execute("delete from outcomes where use_case = %s", (use_case.name,))
-    connection.execute("delete from cells where use_case = %s", (use_case.name,))
+    cells.begin_anew(connection, use_case.name, dropped_before(connection) or cells.EPOCH, sums.width)
     connection.execute(
         "update label_clock set predictions_seq = 0, labels_seq = 0, definition = %s,"
         " labels = 0, orphans = 0, keyed = 0, waiting = 0 where use_case = %s",

@@ -8,6 +8,7 @@ import argparse
 import logging
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import psycopg
 
 from pipelines import catalog, settings
 from pipelines.errors import Busy
-from pipelines.predictions import label_clock, spool, tables
+from pipelines.predictions import label_clock, retention, spool, tables
 from pipelines.predictions.spool import Frame, Header, Labels, Predictions
 from pipelines.predictions.tables import Connection, Row
 from pipelines.serving.contract import moment
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 _LEADER = 7_400_002
 """Key of the advisory lock."""
 _PAUSE_SECONDS = 1.0
+_BETWEEN_DROPS = timedelta(hours=1)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -98,9 +100,20 @@ def _work(chosen: settings.Settings, *, once: bool) -> None:
     with connect(chosen.database) as connection:
         lead(connection)
         round_trip(connection, chosen)
+        dropped_at = _drop_old_days(connection, chosen)
         while not once:
             time.sleep(_PAUSE_SECONDS)
             round_trip(connection, chosen)
+            if datetime.now(UTC) - dropped_at > _BETWEEN_DROPS:
+                dropped_at = _drop_old_days(connection, chosen)
+
+
+def _drop_old_days(connection: Connection, chosen: settings.Settings) -> datetime:
+    """End what the declared retention ends; when that was."""
+    now = datetime.now(UTC)
+    if chosen.retention_days is not None:
+        retention.keep(connection, chosen.retention_days, now)
+    return now
 
 
 def _offsets(connection: Connection, root: Path) -> dict[str, int]:

@@ -62,9 +62,14 @@ class Asked(NamedTuple):
 
 def asked(request_id: bytes = b"", role: bytes | None = None) -> Asked:
     """Stamp a request that has arrived as a whole; one without a sound id gets a new one."""
-    name = request_id.decode() if _SOUND_ID.fullmatch(request_id) else str(uuid.uuid4())
+    name = request_id.decode() if _SOUND_ID.fullmatch(request_id) else _new_id()
     told = role.decode("latin-1") if role else None
     return Asked(name, time.time_ns() // 1000, time.perf_counter_ns(), told)
+
+
+def _new_id() -> str:
+    """As the proxy gives them: the day (days since 1970), then at random."""
+    return f"{time.time_ns() // 86_400_000_000_000}-{uuid.uuid4()}"
 
 
 class Reply(NamedTuple):

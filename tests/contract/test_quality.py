@@ -98,11 +98,14 @@ def times(minutes: int) -> st.SearchStrategy[datetime]:
 
 
 KEYS = st.sampled_from(["k1", "k2"])
-CLIENTS = st.sampled_from(["c1", "c2", "p0-0"])
+TODAY = int(START.timestamp()) // 86_400
+IDS = st.sampled_from([f"p{n}-0" for n in range(3)] + [f"{TODAY}-p{n}-0" for n in range(3)])
+"""As a place gives them where no proxy asked, and as the proxy does: with their day."""
+CLIENTS = st.sampled_from(["c1", "c2", "p0-0", f"{TODAY}-p0-0"])
 EVENTS = st.sampled_from([START, START + 7 * MINUTE])
 RECORDS = st.lists(
     st.builds(
-        Record, st.sampled_from([f"p{n}-0" for n in range(6)]), st.none() | CLIENTS, st.none() | KEYS,
+        Record, IDS, st.none() | CLIENTS, st.none() | KEYS,
         st.none() | EVENTS, times(120), st.sampled_from(["1", "2"]), st.sampled_from([None, "stable", "canary"]),
         st.integers(0, 5).map(lambda n: n == 0), st.sampled_from(["male", "female"]),
         st.sampled_from([30.0, 40.0]), st.integers(0, 5).map(float),
@@ -111,7 +114,7 @@ RECORDS = st.lists(
     unique_by=lambda record: record.at,
 )  # fmt: skip
 BY_ID = st.builds(
-    Label, st.sampled_from([f"p{n}-0" for n in range(6)] + ["c1", "c2", "nobody"]), st.none(), st.none(),
+    Label, IDS | st.sampled_from(["c1", "c2", "nobody"]), st.none(), st.none(),
     st.integers(0, 5).map(float), times(180), times(180),
 )  # fmt: skip
 BY_KEY = st.builds(
