@@ -117,10 +117,11 @@ T = TypeVar("T")
 PREDICTION_ID, EVENT_TIME = "prediction_id", "event_time"
 _EXACT = 2**53
 """Integers are carried as float64: beyond this they would change."""
-_FLOAT32 = float(np.finfo(np.float32).max)
+FLOAT32 = float(np.finfo(np.float32).max)
 _Word = Annotated[str, Meta(pattern=r"^[^\x00]*$")]
 _Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00]*$")]
-_Key = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | _Name
+_Whole = Annotated[float, Meta(ge=-(2.0**53), le=2.0**53, multiple_of=1)]
+_Key = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | _Whole | _Name
 _Time = Annotated[datetime, Meta(tz=True)]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -210,8 +211,9 @@ class Contract:
         for name in (EVENT_TIME, "observed_at"):
             if not _fits(getattr(one, name)):
                 raise Refused(Code.BAD_TIME, Code.BAD_TIME.meaning, name)
-        key = None if one.key is None else str(one.key)
-        return Label(one.prediction_id, key, _instant(one.event_time), one.actual, _instant(one.observed_at))
+        return Label(
+            one.prediction_id, _text(one.key), _instant(one.event_time), one.actual, _instant(one.observed_at)
+        )
 
     def _says_twice(self, body: bytes, rows: Sequence[Any]) -> bool:
         """Whether a field may stand twice: its name occurs more often than it was decoded."""
@@ -239,7 +241,7 @@ class Contract:
             numbers,
             [each[:-3] for each in values],
             ids,
-            [None if key is None else str(key) for key in keys],
+            list(map(_text, keys)),
             [None if time is None else instant(time) for time in times],
         )
 
@@ -252,6 +254,13 @@ def instant(moment: datetime) -> int:
 def moment(micros: int) -> datetime:
     """The moment of that many microseconds since 1970, UTC."""
     return _EPOCH + micros * _MICROSECOND
+
+
+def _text(key: int | float | str | None) -> str | None:
+    """A key as the log keeps it; 5 and 5.0 are one number in JSON."""
+    if key is None or isinstance(key, str):
+        return key
+    return str(int(key))
 
 
 def _instant(moment: datetime | None) -> int | None:
@@ -284,7 +293,7 @@ def _row_type(inputs: Iterable[Field], entity: str) -> type[msgspec.Struct]:
 
 def _label_type(entity: str) -> type[msgspec.Struct]:
     fields: list[Any] = [
-        ("actual", Annotated[float, Meta(ge=-_FLOAT32, le=_FLOAT32)]),
+        ("actual", Annotated[float, Meta(ge=-FLOAT32, le=FLOAT32)]),
         ("prediction_id", _Name | None, None),
         ("key", _Key | None, None),
         (EVENT_TIME, _Time | None, None),
@@ -301,11 +310,15 @@ def _type_of(field: Field) -> Any:
     """The type that checks a field while it is decoded; 68 and 68.0 are one number in JSON."""
     if field.type == "text":
         return Literal[field.choices] if field.choices else _Word
-    whole = field.type == "integer"
-    widest = float(_EXACT) if whole else _FLOAT32
+    least, most = bounds(field)
+    return Annotated[float, Meta(ge=least, le=most, multiple_of=1 if field.type == "integer" else None)]
+
+
+def bounds(field: Field) -> tuple[float, float]:
+    """What a number may be: as declared, else what the model's float32 (and a whole number's float64) can hold."""
+    widest = float(_EXACT) if field.type == "integer" else FLOAT32
     least = -widest if field.minimum is None else field.minimum
-    most = widest if field.maximum is None else field.maximum
-    return Annotated[float, Meta(ge=least, le=most, multiple_of=1 if whole else None)]
+    return least, widest if field.maximum is None else field.maximum
 
 
 def _sorted_out(each: Sequence[bytes], decode: "Callable[[bytes], T]") -> tuple[list[T], list[Refused]]:

@@ -6,10 +6,17 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AwareDatetime, BaseModel, ConfigDict, create_model
 from pydantic import Field as field_of
 
-from pipelines.serving.contract import Code
+from pipelines.serving.contract import FLOAT32, Code, bounds
 from pipelines.spec import Field, UseCase
 
 _REFERENCE = "#/components/schemas/{model}"
+
+
+_Name = Annotated[str, field_of(min_length=1, max_length=128, pattern=r"^[^\x00]*$")]
+_Key = Annotated[int, field_of(ge=-(2**63), le=2**63 - 1)] | _Name
+
+
+_YEARS = {"pattern": r"^(19|20|21)\d\d-"}
 
 
 class Body(BaseModel):
@@ -80,6 +87,8 @@ class Model(Body):
     place: str
     role: str | None
     logged: bool
+    evidence: dict[str, Any]
+    """Of its training and its gate, as the bento carries it."""
 
 
 class Bodies(NamedTuple):
@@ -97,9 +106,12 @@ def bodies(use_case: UseCase, outputs: tuple[str, ...]) -> Bodies:
     """Generate the typed bodies of a use case."""
     fields: dict[str, Any] = {field.name: _field(field) for field in use_case.inputs}
     who: dict[str, Any] = {
-        "prediction_id": (str | None, field_of(None, max_length=128, description="The client's own id")),
-        use_case.entity: (int | str | None, field_of(None, description="Key of the entity, to meet labels")),
-        "event_time": (AwareDatetime | None, field_of(None, description="Default: the time of the request")),
+        "prediction_id": (_Name | None, field_of(None, description="The client's own id")),
+        use_case.entity: (_Key | None, field_of(None, description="Key of the entity, to meet labels")),
+        "event_time": (
+            AwareDatetime | None,
+            field_of(None, description="Default: the time of the request", json_schema_extra=_YEARS),
+        ),
     }
     row = create_model("Row", __base__=Body, **fields, **who)
     rows = create_model(
@@ -119,15 +131,32 @@ def bodies(use_case: UseCase, outputs: tuple[str, ...]) -> Bodies:
     )
     predictions = create_model("Predictions", __base__=Body, predictions=(list[prediction | Failure], ...))
     happened: dict[str, Any] = {
-        "actual": (float, field_of(description=f"{use_case.target}, {use_case.target_unit}".rstrip(", "))),
+        "actual": (
+            float,
+            field_of(
+                ge=-FLOAT32, le=FLOAT32, description=f"{use_case.target}, {use_case.target_unit}".rstrip(", ")
+            ),
+        ),
         "observed_at": (
             AwareDatetime | None,
-            field_of(None, description="Default, and at the latest: the time of the request"),
+            field_of(
+                None, description="Default, and at the latest: the time of the request", json_schema_extra=_YEARS
+            ),
         ),
     }
-    label = create_model("Label", __base__=Body, **who, **happened)
+    label = create_model("Label", __base__=_naming("prediction_id", use_case.entity), **who, **happened)
     labels = create_model("Labels", __base__=Body, labels=(list[label], ...))
     return Bodies(row, rows, prediction, predictions, label, labels)
+
+
+def _naming(*names: str) -> type[Body]:
+    """A body in which one of these is given."""
+    any_of: list[Any] = [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in names]
+
+    class Named(Body):
+        model_config = ConfigDict(json_schema_extra=lambda schema: schema.update(anyOf=any_of))
+
+    return Named
 
 
 def openapi(use_case: UseCase, outputs: tuple[str, ...], version: str) -> dict[str, Any]:
@@ -160,7 +189,8 @@ def _field(field: Field) -> tuple[Any, Any]:
         kind = Literal[field.choices]
     told: dict[str, Any] = {"description": field.description or None, "examples": [field.example]}
     if field.type != "text":
-        told |= {"ge": field.minimum, "le": field.maximum}
+        least, most = bounds(field)
+        told |= {"ge": least, "le": most}
     if field.unit:
         told["json_schema_extra"] = {"unit": field.unit}
     if field.optional:
