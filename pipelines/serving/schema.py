@@ -16,7 +16,7 @@ _Name = Annotated[str, field_of(min_length=1, max_length=128, pattern=r"^[^\x00]
 _Key = Annotated[int, field_of(ge=-(2**63), le=2**63 - 1)] | _Name
 
 
-_YEARS = {"pattern": r"^(19|20|21)\d\d-"}
+_YEARS: dict[str, Any] = {"pattern": r"^(19|20|21)\d\d-"}
 
 
 class Body(BaseModel):

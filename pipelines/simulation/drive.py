@@ -47,6 +47,17 @@ class Summary(Frozen):
     interrupted: bool = False
 
 
+class Asked(NamedTuple):
+    """One request."""
+
+    at: float
+    """Seconds from the beginning, when it was meant to go."""
+    seconds: float
+    """From then to its answer."""
+    codes: tuple[str, ...]
+    """Of its rows that got an error."""
+
+
 class _Due(NamedTuple):
     at: float
     number: int
@@ -64,7 +75,8 @@ class Drive:
         self._sums = Sums(use_case)
         self._quality = np.zeros(self._sums.width)
         self._unscored: list[tuple[dict[str, float], float]] = []
-        self._latencies: list[float] = []
+        self.asked: list[Asked] = []
+        """Every request that has ended."""
         self._due: list[_Due] = []
         self._refused: Counter[str] = Counter()
         self._labels_refused: Counter[str] = Counter()
@@ -91,7 +103,7 @@ class Drive:
             labels_lost=self._lost,
             labels_waiting=len(self._due),
             labels_refused=dict(self._labels_refused),
-            latency_ms=_latency(self._latencies),
+            latency_ms=_latency([each.seconds for each in self.asked]),
             mean_loss=self._sums.loss(self._quality),
             metrics=self._sums.metrics(self._quality),
             interrupted=self._stopped.is_set(),
@@ -162,8 +174,10 @@ class Drive:
         alone = len(request.rows) == 1 and self._plan.batch == 1
         path, body = ("predict", request.rows[0]) if alone else ("predict/batch", {"rows": request.rows})
         _, told = await self._post(session, path, body)
-        self._latencies.append(self._now() - request.at)
+        seconds = self._now() - request.at
         answers = [told] if alone else told.get("predictions", [told] * len(request.rows))
+        codes = tuple(answer["error"]["code"] for answer in answers if "error" in answer)
+        self.asked.append(Asked(request.at, seconds, codes))
         for row, answer, label in zip(request.rows, answers, request.labels, strict=True):
             self._take(row, answer, label)
 

@@ -1,0 +1,77 @@
+"""The load: `touchline simulate`'s own open loop, in a process of its own, so that nobody else makes it late."""
+
+import asyncio
+import multiprocessing
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from multiprocessing.connection import Connection
+
+from pipelines import catalog
+from pipelines.simulation import rows
+from pipelines.simulation.drive import Asked, Drive
+from pipelines.simulation.plan import Phase, Plan, requests
+from tests.e2e.conftest import Stack
+
+ROWS = 5000
+_SPAWN = multiprocessing.get_context("spawn")
+
+
+class Load:
+    """A load that runs; its requests once it has ended."""
+
+    def __init__(self, stack: Stack, plan: Plan) -> None:
+        self.asked: list[Asked] = []
+        self._line, theirs = _SPAWN.Pipe()
+        base = f"http://127.0.0.1:{stack.settings.ports.proxy}/calories"
+        self._process = _SPAWN.Process(target=_drive, args=(plan, base, theirs))
+        self._process.start()
+        theirs.close()
+        self._began: float = self._line.recv()
+
+    def now(self) -> float:
+        """Seconds since its beginning."""
+        return time.time() - self._began
+
+    def until(self, at: float) -> None:
+        """Wait for that second of it."""
+        time.sleep(max(0.0, at - self.now()))
+
+    def so_far(self) -> str:
+        """For a line of progress."""
+        return f"{self.now():.0f} s of load"
+
+    def wait(self) -> None:
+        """Until every request has ended."""
+        if not self.asked:
+            self.asked = self._line.recv()
+        self._process.join(60)
+
+
+@contextmanager
+def loading(stack: Stack, rate: float, seconds: float, burst: Phase | None = None) -> Generator[Load]:
+    """A load beside the block; it has ended when the block is left."""
+    plan = Plan(rate=rate, duration=seconds, burst=burst, labels_by="none")
+    load = Load(stack, plan)
+    try:
+        yield load
+        load.wait()
+    finally:
+        load._process.kill()
+        load._process.join(30)
+
+
+def _drive(plan: Plan, base: str, line: Connection) -> None:
+    use_case = catalog.load("calories")
+    known = rows.from_simulation(use_case, plan.seed, ROWS, datetime.now(UTC))
+    drive = Drive(use_case, plan, base)
+    stream = requests(use_case, plan, known)
+
+    async def run() -> None:
+        line.send(time.time())
+        await drive.run(stream)
+
+    asyncio.run(run())
+    line.send(drive.asked)
+    line.close()
