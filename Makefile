@@ -2,11 +2,11 @@
 #
 #   make up [DATA=folder] [USECASE=name]    install, start everything, run the main job; Ctrl-C stops
 #   make down                               stop everything
-#   make test | check | bench | load | fuzz
+#   make test | check | bench | bench-peers | load | fuzz
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := up
-.PHONY: up down test check bench load fuzz install
+.PHONY: up down test check bench bench-peers load fuzz install
 
 VENV := .venv
 STAMP := $(VENV)/installed
@@ -37,6 +37,9 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	@exec $(VENV)/bin/python -m tests.benchmarks
+
+bench-peers: $(STAMP)
+	@PATH="$(abspath $(VENV))/bin:$$PATH" exec $(VENV)/bin/python -m tests.benchmarks.peers
 
 load: $(STAMP)
 	@exec $(VENV)/bin/python -m tests.load

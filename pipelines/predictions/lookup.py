@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from psycopg import Cursor
 from psycopg.rows import dict_row
 
 from pipelines.predictions.tables import Connection
@@ -45,35 +46,36 @@ class Recorded(Frozen):
 
 
 _COLUMNS = """
-p.use_case, p.prediction_id, p.client_id, p.entity_key, p.event_time, p.requested_at, p.place, p.role,
-p.model_version, p.bento_digest, p.inputs, p.outputs, p.latency_ms, p.shadow, p.superseded, o.loss,
-l.actual, l.observed_at, l.received_at, l.source
+select use_case, prediction_id, client_id, entity_key, event_time, requested_at, place, role,
+  model_version, bento_digest, inputs, outputs, latency_ms, shadow, superseded, seq from predictions
+where use_case = any(%(use_cases)s) and
 """
-_OF = """
-from predictions p
-left join outcomes o on o.requested_at = p.requested_at and o.prediction_seq = p.seq
-left join labels l on l.seq = o.label_seq and l.received_at >= o.first_received_at
-"""
+_NEWEST_FIRST = "order by requested_at desc, place desc, seq desc limit 100"
 _BY_ID = f"""
-select {_COLUMNS} {_OF} where p.use_case = any(%(use_cases)s) and p.prediction_id = %(id)s
-  and p.requested_at >= asked_from(%(id)s) and p.requested_at < asked_until(%(id)s)
-order by p.requested_at desc, p.place desc, p.seq desc
+{_COLUMNS} prediction_id = %(id)s and requested_at >= asked_from(%(id)s) and requested_at < asked_until(%(id)s)
+{_NEWEST_FIRST}
 """
-_BY_CLIENT = f"""
-select {_COLUMNS} {_OF} where p.use_case = any(%(use_cases)s) and p.client_id = %(id)s
-order by p.requested_at desc, p.place desc, p.seq desc limit 100
+_BY_CLIENT = f"{_COLUMNS} client_id = %(id)s {_NEWEST_FIRST}"
+_OUTCOME = """
+select label_seq, first_received_at, loss from outcomes where requested_at = %s and prediction_seq = %s
 """
-_LABEL = ("actual", "observed_at", "received_at", "source")
+_LABEL = "select actual, observed_at, received_at, source from labels where seq = %s and received_at >= %s"
 
 
 def find(connection: Connection, name: str, use_cases: Sequence[str]) -> tuple[Recorded, ...]:
-    """Every record of that id, the newest first; where there is none, those to which a client gave it."""
+    """Every record of that id, the newest first; where there is none, those to which a client gave it.
+
+    Each table is asked by the days that it can be in, so that a long log costs little more than a short one.
+    """
     given = {"id": name, "use_cases": list(use_cases)}
     with connection.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(_BY_ID, given).fetchall() or cursor.execute(_BY_CLIENT, given).fetchall()
-    return tuple(map(_recorded, rows))
+        return tuple(_recorded(cursor, row) for row in rows)
 
 
-def _recorded(row: dict[str, Any]) -> Recorded:
-    told = {name: row.pop(name) for name in _LABEL}
-    return Recorded(**row, label=None if told["actual"] is None else Label(**told))
+def _recorded(cursor: Cursor[dict[str, Any]], row: dict[str, Any]) -> Recorded:
+    outcome = cursor.execute(_OUTCOME, (row["requested_at"], row.pop("seq"))).fetchone()
+    if outcome is None:
+        return Recorded(**row, loss=None, label=None)
+    found = cursor.execute(_LABEL, (outcome["label_seq"], outcome["first_received_at"])).fetchone()
+    return Recorded(**row, loss=outcome["loss"], label=None if found is None else Label(**found))

@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import Curve, Report, Result, chart
+from tests.benchmarks import Curve, Report, Result, chart, readme
 
 RESULTS = Path(".results")
-LEGS = ("serving", "shipping", "label_clock")
+LEGS = ("serving", "shipping", "label_clock", "retrain", "fresh")
 """Modules of this package, in the order in which they are run."""
 LINE = "{:<52} {:>10} {:>10} {:<5} {:>7} {:>8} {:>6} {:>10}\n"
 
@@ -25,7 +25,13 @@ def main() -> None:
     """Measure; whether an aim holds is said, not judged: machines are noisy."""
     words = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     words.add_argument("leg", nargs="*", help=f"what to measure, of {', '.join(LEGS)}; without: everything")
-    chosen = words.parse_args().leg or LEGS
+    words.add_argument(
+        "--readme", action="store_true", help="measure nothing: write what is there into the README"
+    )
+    given = words.parse_args()
+    if given.readme:
+        return readme.write(kept()[0])
+    chosen = given.leg or LEGS
     if unknown := set(chosen) - set(LEGS):
         words.error(f"no such leg: {', '.join(sorted(unknown))}")
     RESULTS.mkdir(exist_ok=True)
@@ -33,7 +39,7 @@ def main() -> None:
         _keep(leg, _measured(leg, f"[{number}/{len(chosen)}]"))
     results, curves = kept()
     chart.draw(curves, RESULTS / "bench.png")
-    _show(results)
+    return _show(results)
 
 
 def _measured(leg: str, place: str) -> Report:

@@ -64,8 +64,8 @@ def run() -> Report:
     try:
         release = make_release(root / "release", trees=200)
         bento = make_bento(release, "1", root / "store").path
-        with _bare(release, root) as bare, _platform(bento, root) as platform:
-            under_load = [*_compared(bare, platform), _memory(bare, platform)]
+        with bare(release, root) as other, platform(bento, root) as own:
+            under_load = [*_compared(other, own), _memory(other, own)]
         return Report([*under_load, _start(release, bento, root)])
     finally:
         shutil.rmtree(root)
@@ -101,15 +101,15 @@ def _memory(bare: Target, platform: Target) -> Result:
 def _start(release: Path, bento: Path, root: Path) -> Result:
     """CPU from the start of the process until it says that it is ready."""
 
-    def bare() -> float:
-        with _bare(release, root) as target:
+    def reference() -> float:
+        with bare(release, root) as target:
             return _cpu(target.server)
 
     def place() -> float:
         with starting(bento, root) as start:
             return _cpu(psutil.Process(start("a").process.pid))
 
-    pairs = in_turns(bare, place, STARTS)
+    pairs = in_turns(reference, place, STARTS)
     return compared("CPU of a place from start to ready", "s", REFERENCE, pairs, "< 0.7", STARTS)
 
 
@@ -119,7 +119,7 @@ def _result(leg: str, unit: str, pairs: list[tuple[Load, Load]], what: str, aim:
 
 
 @contextmanager
-def _bare(release: Path, root: Path) -> Generator[Target]:
+def bare(release: Path, root: Path) -> Generator[Target]:
     port = free_port()
     words = [sys.executable, "-m", "uvicorn", "tests.benchmarks.bare:app", "--port", str(port)]
     words += ["--host", "127.0.0.1", "--loop", "uvloop", "--http", "httptools", "--no-access-log"]
@@ -136,7 +136,7 @@ def _bare(release: Path, root: Path) -> Generator[Target]:
 
 
 @contextmanager
-def _platform(bento: Path, root: Path) -> Generator[Target]:
+def platform(bento: Path, root: Path) -> Generator[Target]:
     with starting(bento, root) as start, proxied(root / "proxy") as proxy:
         place = start("a")
         line = Line("a", place.port, 100, "stable")
@@ -166,16 +166,21 @@ def _cpu(process: psutil.Process) -> float:
 
 
 def _ask(target: Target, clients: int, seconds: float, rows: int) -> list[float]:
+    path = f"{target.path}/predict{'' if rows == 1 else '/batch'}"
+    return exchange(target.port, path, ROW if rows == 1 else {"rows": [ROW] * rows}, clients, seconds)
+
+
+def exchange(port: int, path: str, content: object, clients: int, seconds: float) -> list[float]:
     """Keep that many requests in the air; the time of each answer. An answer that is not 200 ends it."""
-    body = json.dumps(ROW if rows == 1 else {"rows": [ROW] * rows}).encode()
+    body = json.dumps(content).encode()
     request = (
-        f"POST {target.path}/predict{'' if rows == 1 else '/batch'} HTTP/1.1\r\nhost: bench\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        f"POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
     ).encode() + body
     times: list[float] = []
     with selectors.DefaultSelector() as selector:
         for _ in range(clients):
-            line = socket.create_connection(("127.0.0.1", target.port))
+            line = socket.create_connection(("127.0.0.1", port))
             line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             selector.register(line, selectors.EVENT_READ, [time.perf_counter()])
             line.sendall(request)

@@ -1,5 +1,6 @@
 """The whole loop on the real stack: from a drop to an answered, labelled prediction; and what may go wrong."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -159,6 +160,40 @@ def test_labels_meet_their_predictions_once_and_unknown_ones_are_kept(stack):
     assert stack.case()["keyed_labels"] >= 1
     expected = sum((each.body["output"]["calories"] - 100.0) ** 2 for each in answers)
     assert counts(stack)["1"]["loss_sum"] - before["loss_sum"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_answer_is_traced_to_its_label_its_training_and_the_rows_of_its_files(stack):
+    name = next(stack.data.glob("exercise-0*.csv"))
+    head, *lines = name.read_text().splitlines()
+    row = dict(zip(head.split(","), lines[41].split(","), strict=True))
+    numbers = {field: float(value) for field, value in row.items() if field not in {"User_ID", "Gender"}}
+    asked = {**numbers, "Gender": row["Gender"], "User_ID": int(row["User_ID"]), "prediction_id": "traced"}
+    answer = stack.ask("/calories/predict", asked)
+    assert answer.status == 200, answer.body
+    told = answer.body["prediction_id"]
+    stack.ask("/calories/labels", {"prediction_id": told, "actual": 77.0})
+    wait_for(lambda: logged(stack, [told]) == 1, "the record")
+    wait_for(lambda: traced(stack, told)["prediction"]["label"], "its label")
+    found = traced(stack, told, "--rescore")
+    assert found["prediction"]["label"]["actual"] == pytest.approx(77.0)
+    assert found["evidence"]["version"] == answer.body["model_version"]
+    assert found["bento_agrees"] and found["snapshot_kept"] and found["rescored"]["same"]
+    (file,) = [each for each in found["files"] if each["file"] == name.name]
+    assert file["digest"] == hashlib.sha256(name.read_bytes()).hexdigest()
+    (own,) = [each for each in found["rows"] if each["table"] == "exercise"]
+    assert (own["file"], own["row"], own["in_snapshot"]) == (name.name, 42, True)
+    assert traced(stack, "traced")["prediction"]["prediction_id"] == told
+    listed = stack.run("trace", told, "--rows")
+    assert f"{row['User_ID']},{name.name},{file['digest']},42,1," in listed
+    assert "its own row" in stack.run("trace", told)
+
+
+def test_an_id_that_the_log_does_not_hold_is_said(stack):
+    assert "nobody: the log has no such prediction" in stack.run("trace", "nobody", code=1)
+
+
+def traced(stack, name, *words):
+    return json.loads(stack.run("trace", name, "--json", *words))
 
 
 def test_a_bad_label_names_its_row_and_the_others_are_kept(stack):
