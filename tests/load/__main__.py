@@ -21,6 +21,10 @@ import numpy as np
 import psutil
 from mlflow import MlflowClient
 
+from pipelines.adapters.postgres_book import PostgresBook
+from pipelines.machine.supervisor import Supervisor
+from pipelines.rollout.serving import Place, Serving
+from pipelines.serving.place import is_ready
 from pipelines.simulation.drive import Asked
 from pipelines.simulation.plan import Phase
 from tests.conftest import wait_for
@@ -30,6 +34,7 @@ from tests.load import chart
 from tests.load.generator import Load, loading
 
 RESULTS = Path(".results")
+KINDS = {"swap": "swaps", "kill": "kills", "dummy": "dummies"}
 CALM_SECONDS = 30
 AFTER_SECONDS = 1.0
 """How long a swap's or a dummy's window goes on after its end."""
@@ -105,59 +110,50 @@ def swap(stack: Stack, registry: MlflowClient, load: Load) -> Window:
     registry.set_registered_model_alias("calories", "champion", wanted)
 
     def serves() -> bool:
-        case = stack.case()
-        return case["champion"] == wanted and [place["role"] for place in case["places"]] == ["stable"] * 2
+        found = serving(stack)
+        return found.version == wanted and [place.role for place in found.places] == ["stable"] * 2
 
     wait_for(serves, f"version {wanted} to serve", 120)
     return Window("swap", start, load.now())
 
 
+def serving(stack: Stack) -> Serving:
+    """What the reconciler recorded; asked here, because a command of its own would burn what is measured."""
+    return PostgresBook(stack.settings.database).serving("calories")
+
+
 def kill(stack: Stack, load: Load) -> Window:
-    """Kill one serving place, as the status knows it; until it is back."""
-    place = stack.case()["places"][0]
-    name, start = f"place-calories-{place['line']}-{place['port']}", load.now()
-    (keeper,) = [one["pid"] for one in stack.status()["services"] if one["name"] == name]
-    killed = world.descendants(keeper)[0]
-    psutil.Process(killed).kill()
+    """Kill one serving place, as its supervisor knows it; until another process answers in its stead."""
+    place, start = serving(stack).places[0], load.now()
+    replaced(stack, place)
+    return Window("kill", start, load.now())
+
+
+def replaced(stack: Stack, place: Place) -> int:
+    """Kill a place's process and wait for the next one to be ready; its pid."""
+    name = f"place-calories-{place.line}-{place.port}"
+    old = process_of(stack, name)
+    psutil.Process(old).kill()
+    new: list[int] = []
 
     def is_back() -> bool:
-        found = [one for one in stack.status()["services"] if one["name"] == name and one["state"] == "RUNNING"]
-        below = world.descendants(found[0]["pid"]) if found else []
-        return bool(below) and killed not in below and stack.case()["places"][0]["line"] == place["line"]
+        new[:] = [pid for pid in (process_of(stack, name),) if pid and pid != old]
+        return bool(new) and is_ready(place.port)
 
-    wait_for(is_back, f"{name} to come back", 120)
-    return Window("kill", start, load.now())
+    wait_for(is_back, f"{name} to be ready again", 120)
+    return new[0]
+
+
+def process_of(stack: Stack, name: str) -> int:
+    """The pid below a service's keeper, 0 while there is none."""
+    keepers = [one.pid for one in Supervisor(stack.settings.at).status() if one.name == name and one.pid]
+    return next((pid for keeper in keepers for pid in world.descendants(keeper)), 0)
 
 
 def place_cpu(stack: Stack) -> float:
     """CPU seconds of a place until it is ready: it is killed, and read when it answers again."""
-    place = stack.case()["places"][0]
-    name = f"place-calories-{place['line']}-{place['port']}"
-    (keeper,) = [one["pid"] for one in stack.status()["services"] if one["name"] == name]
-    old = world.descendants(keeper)[0]
-    psutil.Process(old).kill()
-    new: list[int] = []
-
-    def is_new() -> bool:
-        below = world.descendants(keeper_of(stack, name))
-        new[:] = [pid for pid in below if pid != old]
-        return bool(new) and answers(place["port"])
-
-    wait_for(is_new, "a new place to answer", 60)
-    times = psutil.Process(new[0]).cpu_times()
+    times = psutil.Process(replaced(stack, serving(stack).places[0])).cpu_times()
     return round(float(times.user + times.system), 2)
-
-
-def keeper_of(stack: Stack, name: str) -> int:
-    """The pid of a service's keeper, 0 while it has none."""
-    return next((int(one["pid"]) for one in stack.status()["services"] if one["name"] == name), 0)
-
-
-def answers(port: int) -> bool:
-    """Whether a place says that it is ready."""
-    from pipelines.serving import place
-
-    return place.is_ready(port)
 
 
 def dummies(load: Load, length: float, cpu: float) -> list[Window]:
@@ -179,7 +175,7 @@ def summary(asked: Sequence[Asked], windows: Sequence[Window]) -> dict[str, Any]
     """Requests, failures by code, and quantiles: of all, and of those that fell into the windows."""
     inside = [each for each in asked if any(w.start <= each.at <= w.end + AFTER_SECONDS for w in windows)]
     codes = [code for each in asked for code in each.codes]
-    kinds = {f"{kind}s": sum(w.what == kind for w in windows) for kind in ("swap", "kill", "dummy")}
+    kinds = {name: sum(w.what == kind for w in windows) for kind, name in KINDS.items()}
     return {
         "requests": len(asked),
         "failed": len(codes),
