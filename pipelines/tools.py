@@ -114,8 +114,20 @@ class Tables(Protocol):
     def scan(self, uri: str, version: int | None = None) -> "pl.LazyFrame":
         """The table's rows at a version (newest when None); no rows when there is no table."""
 
+    def where(self, uri: str, column: str, number: int) -> "pl.LazyFrame":
+        """The newest version's rows with that number, of the files that may hold it; no rows without a table."""
+
     def version(self, uri: str) -> int:
         """The newest version; -1 when there is no table."""
+
+    def rows(self, uri: str) -> int:
+        """How many rows the newest version has, by its log alone."""
+
+    def added(self, uri: str, since: int, until: int) -> "pl.LazyFrame | None":
+        """The rows of the commits behind `since`, up to `until`; None where the log does not tell any more."""
+
+    def tidy(self, uri: str, most: int) -> None:
+        """Put the rows of many small files into few where there are more than `most`; no row changes."""
 
 
 class Finding(Frozen):

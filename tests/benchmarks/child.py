@@ -1,7 +1,7 @@
 """One measured piece of work in a process of its own, so that its peak memory is its own too.
 
-`python -m tests.benchmarks.child MODULE FUNCTION JSON` calls the function; it warms up, and gives the seconds of what
-is measured (imports are not). Peaks are `VmHWM`: what `getrusage` tells begins with the parent's.
+`python -m tests.benchmarks.child MODULE FUNCTION JSON` calls the function; it warms up, and gives the
+seconds of what is measured (imports are not). Peaks are `VmHWM`: what `getrusage` tells begins with the parent's.
 """
 
 import importlib
@@ -37,11 +37,15 @@ class Ended(NamedTuple):
     told: str
 
 
+class ChildFailed(RuntimeError):
+    """A child that was to finish did not."""
+
+
 def measured(work: Callable[..., float], **given: Any) -> Cost:
     """Run it in a child; an error of the child is one here."""
     found = tried(work, None, **given)
     if isinstance(found, Ended):
-        raise RuntimeError(f"{work.__module__}.{work.__qualname__} ended with {found.code}: {found.told}")
+        raise ChildFailed(f"{work.__module__}.{work.__qualname__} ended with {found.code}: {found.told}")
     return found
 
 

@@ -1,7 +1,7 @@
-"""A million rows of CSV from the folder to the published table, beside pyarrow that reads the CSV and writes Parquet.
+"""A million rows of CSV from the folder to the published table, beside pyarrow: it reads the CSV, writes Parquet.
 
-Ours is the whole flow: landing and digests, cutting, types, every rule of the suite, the page, keys looked up,
-two commits a batch, the ledger. Both sides have two threads and a warm page cache; imports are not counted.
+Ours is the whole flow: landing and digests, cutting, types, every rule of the suite, the page, keys looked up, two
+commits a batch, the ledger. Both sides have two threads and a warm page cache; imports are not counted.
 """
 
 import logging
