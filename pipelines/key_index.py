@@ -33,6 +33,8 @@ PIECE = 2**17
 """Entries that a merge holds of each run at once."""
 MANIFEST = "index.json"
 FAN = 6
+FEW = 64
+"""Below one key in so many entries a look-up reads only the pages that it needs."""
 UNOWNED_SECONDS = 24 * 3600
 
 
@@ -216,7 +218,9 @@ def _hits(run: Entries, asked: Keys) -> tuple[NDArray[np.intp], NDArray[np.intp]
 
 
 def _first(run: Entries, values: NDArray[np.uint64]) -> NDArray[np.intp]:
-    """`searchsorted` in the first halves of a run; NumPy's own would copy them all out of the file."""
+    """`searchsorted` in the first halves of a run; NumPy's own, which copies them out of the file, for many."""
+    if len(values) * FEW > len(run):
+        return np.searchsorted(run[:, 0], values)
     low = np.zeros(len(values), np.intp)
     high = np.full(len(values), len(run), np.intp)
     for _ in range(len(run).bit_length()):

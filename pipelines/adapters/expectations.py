@@ -8,6 +8,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,16 +56,28 @@ class ExpectationsValidator:
 def _draw(result: Any, page: Path) -> None:
     """Data Docs' page of one run, with counts and examples; half a million places of rows would be no page."""
     from great_expectations.render.renderer.page_renderer import ValidationResultsPageRenderer
-    from great_expectations.render.view import DefaultJinjaPageView
     from great_expectations.util import convert_to_json_serializable
 
     for each in result.results:
         short = convert_to_json_serializable({k: v for k, v in each.result.items() if k not in LONG})
         each.result = json.loads(json.dumps(short))  # the renderer stumbles over NumPy's numbers
-    html = DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(result))
+    html = _view().render(ValidationResultsPageRenderer().render(result))
     page.parent.mkdir(parents=True, exist_ok=True)
     page.with_suffix(".partial").write_text(html)
     page.with_suffix(".partial").replace(page)
+
+
+@cache
+def _view() -> Any:
+    """The page's view, with each template compiled once; Data Docs' own compiles them for each piece of a page."""
+    from great_expectations.render.view import DefaultJinjaPageView
+
+    class View(DefaultJinjaPageView):  # type: ignore[misc]
+        @cache  # ruff: ignore[cached-instance-method] - there is one view
+        def _get_template(self, template_str: str) -> Any:
+            return super()._get_template(template_str)
+
+    return View()
 
 
 def _load(file: Path, without: frozenset[str] = frozenset()) -> "ExpectationSuite":

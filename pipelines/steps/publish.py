@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable
+from functools import partial
 
 import polars as pl
 
@@ -126,11 +127,15 @@ def _numbered(rows: pl.DataFrame, same: pl.Expr, so_far: Callable[[str], pl.Expr
 
 
 def _hashes(rows: pl.DataFrame, names: list[str]) -> pl.Series:
-    """BLAKE2b-128 of the typed cells, so that `29` and `29.0` are the same content."""
+    """BLAKE2b-128 of the typed cells, so that `29` and `29.0` are the same content.
+
+    Published rows hold it, so it stays as it is: another hash would make every old row a revision.
+    """
     cells = [pl.col(name).cast(pl.String).fill_null("\x00") for name in names]
     text = rows.select(pl.concat_str(cells, separator=UNIT)).to_series()
-    digests = [hashlib.blake2b(each.encode(), digest_size=16).hexdigest() for each in text]
-    return pl.Series("_hash", digests, pl.String)
+    of = partial(hashlib.blake2b, digest_size=16)
+    digests = b"".join([of(each).digest() for each in text.cast(pl.Binary).to_list()]).hex()
+    return pl.Series("_hash", [digests[at : at + 32] for at in range(0, len(digests), 32)], pl.String)
 
 
 def _published(good: pl.DataFrame, at: lake.TableAt, checked: CheckedBatch) -> pl.DataFrame:

@@ -4,7 +4,6 @@ Each history is committed by the real step in batches of 200,000 rows. A file ha
 there already and 1,000 that correct one; both sides take their files in turns (A B A B in one run).
 """
 
-import hashlib
 import logging
 import statistics
 import time
@@ -16,11 +15,8 @@ import polars as pl
 
 from pipelines import flows, lake
 from pipelines.adapters.plain_text import ROWS as A_BATCH
-from pipelines.records import Batch, CheckedArrivals, CheckedBatch
-from pipelines.steps.publish import publish
-from pipelines.steps.receive import INTENTS
-from pipelines.steps.validate import keep
 from tests.benchmarks import Curve, Report, compared
+from tests.benchmarks.filled import at_of, fill
 from tests.benchmarks.sessions import FIRST, sessions
 from tests.builders import NOW, World
 
@@ -54,38 +50,13 @@ def _filled(folder: Path, size: int) -> World:
     """A world with so many published rows."""
     folder.mkdir()
     world = World(folder)
-    at = _at(world)
-    for number, start in enumerate(range(0, size, A_BATCH), 1):
-        rows = sessions(min(A_BATCH, size - start), start).with_columns(
-            pl.col("User_ID", "Age").cast(pl.Int64), _row=pl.int_range(pl.len(), dtype=pl.Int64) + 1
-        )
-        batch = Batch(
-            number=number,
-            file=f"exercise-history-{number}.csv",
-            size=1,
-            rows=len(rows),
-            digest=hashlib.sha256(b"%d" % number).hexdigest(),
-            unreadable=None,
-            received_at=NOW,
-            stamp="1",
-            start=0,
-            stop=1,
-        )
-        world.tools.tables.append(
-            at.batches, pl.DataFrame([batch.model_dump()], schema=INTENTS), lake.RECEIVE, number
-        )
-        uri = Path(at.checked) / f"{number:08}.parquet"
-        keep(rows.with_columns(_raw=pl.lit(None, pl.String), _reasons=pl.lit([], pl.List(pl.String))), uri)
-        checked = CheckedBatch(batch=batch, uri=str(uri), suite="0" * 64, failed=None, broken=0, warnings=())
-        publish(world.tools, world.use_case, CheckedArrivals(table="exercise", batches=(checked,)))
-        uri.unlink()
-        world.tools.labels.hand("calories", "exercise", number, [])
+    fill(world, "exercise", (sessions(min(A_BATCH, size - at), at) for at in range(0, size, A_BATCH)))
     return world
 
 
 def _cost(world: World, size: int, turn: int) -> float:
     """Put a file there and take it in, in seconds; what was found must be what is in it."""
-    before = lake.ledger(world.tools.tables, _at(world)).model_dump(exclude={"table"})
+    before = lake.ledger(world.tools.tables, at_of(world, "exercise")).model_dump(exclude={"table"})
     (world.drop / f"exercise-{turn}.csv").write_text(_file(world, size, turn).write_csv())
     began = time.perf_counter()
     ledger = flows.ingestion(world.do, "exercise", NOW)
@@ -100,13 +71,9 @@ def _file(world: World, size: int, turn: int) -> pl.DataFrame:
     chosen = FIRST + np.random.default_rng(1).choice(size, NEW, replace=False)
     same, corrected = chosen[-FOUND["duplicate"] :], chosen[turn * 1000 : (turn + 1) * 1000]
     new = sessions(FOUND["published"], 10**9 + turn * NEW)
-    there = world.tools.tables.scan(_at(world).published).select(new.columns)
+    there = world.tools.tables.scan(at_of(world, "exercise").published).select(new.columns)
     taken = there.filter(pl.col("User_ID").is_in(np.concatenate([same, corrected]))).collect(engine="streaming")
     heavier = pl.col("User_ID").is_in(corrected).cast(pl.Float64) * 0.5
     return pl.concat([new, taken.with_columns(pl.col("Weight") + heavier)]).sample(
         fraction=1, shuffle=True, seed=turn
     )
-
-
-def _at(world: World) -> lake.TableAt:
-    return lake.TableAt(world.tools.tables_at, world.use_case.table("exercise"))
