@@ -7,7 +7,7 @@ exactly when `published` bears its number. What happens to quarantined rows late
 under numbers of its own: `aside` says which rows left the quarantine and how, `published` bears the good ones.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -34,6 +34,7 @@ RELEASED = "released"
 DISCARDED = "discarded"
 """A quarantined row that a person gave up."""
 GONE = (RELEASED, DISCARDED)
+PLACE = ("_batch", "_row", "_revision")
 LINEAGE = ("_batch", "_file", "_digest", "_row", "_hash", "_revision", "_received_at", "_suite")
 """What every published row carries beside its declared columns."""
 
@@ -98,20 +99,66 @@ def batches(tables: Tables, at: TableAt) -> list[Batch]:
     return [Batch.model_validate(row) for row in rows.select(fields).sort("number").iter_rows(named=True)]
 
 
-def in_force(tables: Tables, at: TableAt, as_of: datetime, version: int | None = None) -> "pl.DataFrame":
-    """The newest revision of each key that had arrived by `as_of`, with its lineage, in order of arrival."""
+def in_force(
+    tables: Tables,
+    at: TableAt,
+    as_of: datetime,
+    version: int | None = None,
+    *,
+    only: Collection[str] | None = None,
+    without: Collection[str] = (),
+) -> "pl.DataFrame":
+    """The newest revision of each key that had arrived by `as_of`, with its lineage, in order of arrival.
+
+    Or some of its columns; which rows those are is found in few and narrow ones.
+    """
     import polars as pl
 
     rows = tables.scan(at.published, version)
     if not rows.collect_schema():
         return pl.DataFrame(schema={column.name: dtype(column) for column in at.table.columns})
+    arrived = rows.filter(pl.col("_received_at") <= as_of)
+    wanted = [name for name in rows.collect_schema() if name not in without and (only is None or name in only)]
+    found = arrived.select({*wanted, *at.table.key, *PLACE}).collect()
+    return found.select(wanted)[_newest(at, found)["_index"]]
+
+
+def in_force_by_pieces(
+    tables: Tables, at: TableAt, as_of: datetime, version: int, rows: int
+) -> "Iterator[pl.DataFrame]":
+    """The same rows without their lineage in the same order, some batches with about so many rows at a time.
+
+    What is held of all rows is their keys and places, to know which are in force.
+    """
+    import polars as pl
+
+    arrived = tables.scan(at.published, version).filter(pl.col("_received_at") <= as_of)
+    narrow = arrived.select({*at.table.key, *PLACE}).collect(engine="streaming")
+    newest = _newest(at, narrow).select(PLACE)
+    del narrow
+    counts = newest.group_by("_batch").len().sort("_batch").with_columns(_part=pl.col("len").cum_sum() // rows)
+    for first, last in (
+        counts
+        .group_by("_part", maintain_order=True)
+        .agg(first=pl.col("_batch").min(), last=pl.col("_batch").max())
+        .select("first", "last")
+        .iter_rows()
+    ):
+        mine = pl.col("_batch").is_between(first, last)
+        some = arrived.filter(mine).collect().join(newest.filter(mine), on=PLACE, how="semi")
+        yield some.sort("_batch", "_row").drop(LINEAGE)
+
+
+def _newest(at: TableAt, rows: "pl.DataFrame") -> "pl.DataFrame":
+    """`_index` and place of each key's newest revision, in order of arrival."""
+    key = list(at.table.key)
     return (
         rows
-        .filter(pl.col("_received_at") <= as_of)
-        .sort("_revision")
-        .unique(subset=list(at.table.key), keep="last", maintain_order=True)
+        .select(*key, *(name for name in PLACE if name not in key))
+        .with_row_index("_index")
+        .sort("_revision", maintain_order=True)
+        .unique(subset=key, keep="last", maintain_order=True)
         .sort("_batch", "_row")
-        .collect()
     )
 
 

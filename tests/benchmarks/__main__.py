@@ -16,7 +16,7 @@ from typing import Any
 from tests.benchmarks import Curve, Report, Result, chart
 
 RESULTS = Path(".results")
-LEGS = ("serving", "label_clock", "ingest", "history", "training")
+LEGS = ("serving", "label_clock", "ingest", "history", "validation", "training", "out_of_core")
 """Modules of this package, in the order in which they are run."""
 LINE = "{:<52} {:>10} {:>10} {:<5} {:>7} {:>8} {:>6} {:>10}\n"
 

@@ -13,7 +13,7 @@ from pipelines.records import Batch, CheckedArrivals, CheckedBatch
 from pipelines.steps.publish import publish
 from pipelines.steps.receive import INTENTS
 from pipelines.steps.validate import keep
-from tests.builders import NOW, World
+from tests.builders import NOW, World, replace
 
 CASES = Path(__file__).parent / "cases"
 
@@ -61,6 +61,15 @@ def wide(folder: Path, n: int) -> World:
     world = World(folder, "wide", (CASES,))
     fill(world, "rows", (_wide(min(A_BATCH, n - start), start) for start in range(0, n, A_BATCH)))
     return world
+
+
+def opened(world: str, runs: Path) -> World:
+    """A world of `wide` that was filled before; its runs lie elsewhere."""
+    (runs / "own").mkdir()
+    found = World(runs / "own", "wide", (CASES,))
+    at = Path(world)
+    found.tools = replace(found.tools, tables_at=str(at / "tables"), snapshots=at / "snapshots")
+    return found
 
 
 def _wide(n: int, first: int) -> pl.DataFrame:

@@ -18,7 +18,7 @@ from pipelines.steps.snapshot import kept_snapshot, take_snapshot
 from pipelines.steps.train import assembled, train
 from tests.benchmarks import Report, compared, in_turns
 from tests.benchmarks.child import measured
-from tests.benchmarks.filled import CASES, wide
+from tests.benchmarks.filled import opened, wide
 from tests.builders import NOW, World, replace
 
 ROWS, TURNS = 1_000_000, 3
@@ -50,17 +50,6 @@ def _matrix(world: World, file: Path) -> str:
     return str(file)
 
 
-def opened(world: str) -> World:
-    """A world that was filled before."""
-    with TemporaryDirectory() as made:
-        found = World(Path(made), "wide", (CASES,))
-    at = Path(world)
-    found.tools = replace(
-        found.tools, tables_at=str(at / "tables"), snapshots=at / "snapshots", landing=at / "landing"
-    )
-    return found
-
-
 def bare(matrix: str) -> float:
     """Rows in memory to a booster, with the parameters that scikit-learn's interface would pass; in seconds."""
     import xgboost
@@ -80,7 +69,7 @@ def step(world: str) -> float:
     with TemporaryDirectory() as made:
         small = wide(Path(made) / "small", 2000)
         train(small.tools, small.use_case, take_snapshot(small.tools, small.use_case, Wish(), NOW), Wish(), NOW)
-        whole = opened(world)
+        whole = opened(world, Path(made))
         whole.tools = replace(whole.tools, tracker=small.tools.tracker, evidence=small.tools.evidence)
         [manifest] = (whole.tools.snapshots / "wide").glob("*.json")
         snapshot = kept_snapshot(whole.tools, whole.use_case, manifest.stem)

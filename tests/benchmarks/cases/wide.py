@@ -64,6 +64,7 @@ USE_CASE = UseCase(
     parts=(Part(name="sum", kind="regressor", target="y"),),
     metrics={"rmse": metrics.rmse("y"), "mae": metrics.mae("y")},
     gate=Gate(metric="rmse", at_most=10.0, worse_by_at_most=1.0),
+    in_pieces=True,
     assemble=assemble,
     fit_state=fit_state,
     features=features,
