@@ -135,7 +135,7 @@ def judge(
     missing = absent(raw, table)
     told = [f.reason for f in findings if f.severity == "critical" and (f.asked or not missing)]
     failed = (*missing, *_changed(rows, table), *told)
-    judged = _with_reasons(rows, findings)
+    judged = with_reasons(rows, findings)
     asked = (judged["_reasons"].list.len() > 0) | (every_raw or bool(failed))
     whole = judged.with_columns(_raw=_raw(raw, asked)).select(*given.columns[:-1], "_row", "_raw", "_reasons")
     return Judged(whole, failed, tuple(_warnings(findings)))
@@ -237,7 +237,7 @@ def _changed(rows: pl.DataFrame, table: Table) -> list[str]:
     return told
 
 
-def _with_reasons(rows: pl.DataFrame, findings: tuple[Finding, ...]) -> pl.DataFrame:
+def with_reasons(rows: pl.DataFrame, findings: tuple[Finding, ...]) -> pl.DataFrame:
     """Add the suite's reasons; a row whose cells are no values keeps that reason alone: they read as null."""
     sound = rows["_reasons"].list.len() == 0
     broken = [
