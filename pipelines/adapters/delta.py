@@ -1,5 +1,6 @@
 """Delta Lake: append-only tables on disk; exactly once by the transaction action (facts of the format)."""
 
+import fcntl
 import json
 from pathlib import Path
 from urllib.parse import unquote
@@ -76,10 +77,21 @@ class DeltaTables:
         return _files(uri, files, pl.scan_delta(uri, version=until).collect_schema())
 
     def tidy(self, uri: str, most: int) -> None:
-        """Compaction: a commit that moves rows; older versions keep their files, transactions stay."""
+        """Compaction: a commit that moves rows; older versions keep their files, transactions stay.
+
+        Delta refuses the second of two appends at once, but of two compactions it takes both, and the rows are
+        there twice (deltalake 1.6.6; a test shows it). So one works at a time, from what the table is then; the
+        system takes the lock from a killed one. An append at the same time is no harm.
+        """
         table = _open(uri)
-        if table is not None and len(table.file_uris()) > most:
-            table.optimize.compact(max_concurrent_tasks=1)
+        if table is None or len(table.file_uris()) <= most:
+            return
+        with Path(f"{uri}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            DeltaTable(uri).optimize.compact(max_concurrent_tasks=1)
 
 
 def _files(uri: str, files: list[str], schema: pl.Schema) -> pl.LazyFrame:

@@ -1,5 +1,7 @@
 """The Delta adapter: what the log alone tells, and files that are put together."""
 
+import fcntl
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
@@ -76,3 +78,32 @@ def test_a_log_that_was_cleaned_up_tells_nothing(uri):
     DeltaTable(uri).create_checkpoint()
     Path(uri, "_delta_log", f"{1:020}.json").unlink()
     assert TABLES.added(uri, 0, 2) is None
+
+
+def test_delta_takes_two_compactions_at_once_which_is_why_ours_has_a_lock(uri):
+    one, other = DeltaTable(uri), DeltaTable(uri)
+    for each in (one, other):
+        each.optimize.compact()
+    assert TABLES.rows(uri) == 12
+
+
+def test_many_that_put_files_together_at_once_leave_each_row_once(uri):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: TABLES.tidy(uri, 1), range(16)))
+    assert sorted(TABLES.scan(uri).collect()["x"]) == [10, 11, 20, 21, 30, 31]
+    assert len(DeltaTable(uri).file_uris()) == 1
+
+
+def test_while_another_puts_files_together_nothing_waits(uri):
+    with Path(f"{uri}.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        TABLES.tidy(uri, 1)
+    assert TABLES.version(uri) == 2
+
+
+def test_an_append_during_a_compaction_is_kept(uri):
+    stale = DeltaTable(uri)
+    TABLES.append(uri, pl.DataFrame({"_batch": [4], "x": [40]}), "publish", 4)
+    stale.optimize.compact()
+    assert sorted(TABLES.scan(uri).collect()["x"]) == [10, 11, 20, 21, 30, 31, 40]
+    assert TABLES.committed(uri, "publish") == 4
