@@ -16,8 +16,10 @@ from pipelines.tools import Tools
 
 AT_ONCE = 200_000
 """Rows of a piece."""
-COPIES = 10
-"""Bytes that a training in memory takes at its peak for each byte of inputs (measured: a million rows of 20)."""
+COPIES = 4
+"""Bytes that a training in memory takes at its peak for each byte of inputs (measured: 4M rows of 20)."""
+PROGRAM = 400
+"""MiB that a process takes before it has any rows."""
 MIB = 2**20
 
 
@@ -25,7 +27,8 @@ def too_many(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot) -> bool:
     """Whether the rows are more than memory is given for, and the use case can do with pieces."""
     if tools.training_memory is None or not use_case.in_pieces:
         return False
-    return max(snapshot.rows.values()) * len(use_case.inputs) * 8 * COPIES > tools.training_memory * MIB
+    needed = max(snapshot.rows.values()) * len(use_case.inputs) * 8 * COPIES
+    return needed > (tools.training_memory - PROGRAM) * MIB
 
 
 class ColumnsOnDisk(Mapping[str, NDArray[Any]]):

@@ -40,7 +40,7 @@ def same_files(one, other, names):
 
 def test_the_model_from_disk_is_the_model_in_memory_byte_for_byte(tmp_path, small):
     world = wide(tmp_path / "world", 5000)
-    (one, memory), (other, disk) = trained(world, None), trained(world, 256)
+    (one, memory), (other, disk) = trained(world, None), trained(world, 512)
     names = ("release/sum.ubj", "release/golden.json", "tables/slices.csv")
     assert same_files(memory, disk, names)
     assert one.metrics == other.metrics
@@ -55,7 +55,7 @@ def test_joined_tables_and_text_are_trained_on_from_disk_too(tmp_path, small):
     world.use_case = world.use_case.model_copy(update={"in_pieces": True})
     write_drop(world.use_case, world.drop)
     world.ingest(NOW - timedelta(hours=1))
-    (one, memory), (other, disk) = trained(world, None), trained(world, 256)
+    (one, memory), (other, disk) = trained(world, None), trained(world, 512)
     assert other.metrics["rmse"] == pytest.approx(one.metrics["rmse"], rel=0.05)
     assert pl.read_csv(disk / "tables/slices.csv")["rows"].sort().to_list() == (
         pl.read_csv(memory / "tables/slices.csv")["rows"].sort().to_list()
@@ -80,7 +80,7 @@ def test_the_same_rows_are_held_out_from_disk(tmp_path, small):
     world = wide(tmp_path / "world", 3000)
     snapshot = take_snapshot(world.tools, world.use_case, Wish(), NOW)
     memory = judged_rows(world.tools, world.use_case, snapshot)
-    disk = judged_rows(replace(world.tools, training_memory=256), world.use_case, snapshot)
+    disk = judged_rows(replace(world.tools, training_memory=512), world.use_case, snapshot)
     assert memory.equals(disk)
 
 
@@ -116,7 +116,7 @@ def test_rows_in_force_come_in_pieces_as_they_come_at_once(tmp_path):
 def test_little_memory_is_asked_for_only_where_the_rows_need_more(tmp_path):
     world = wide(tmp_path / "world", 3000)
     snapshot = take_snapshot(world.tools, world.use_case, Wish(), NOW)
-    given = replace(world.tools, training_memory=256)
+    given = replace(world.tools, training_memory=512)
     assert not pieces.too_many(given, world.use_case, snapshot)
     many = snapshot.model_copy(update={"rows": {"rows": 10**8}})
     assert pieces.too_many(given, world.use_case, many)
@@ -128,7 +128,7 @@ def test_little_memory_is_asked_for_only_where_the_rows_need_more(tmp_path):
 def test_pieces_leave_nothing_behind(tmp_path, small, monkeypatch):
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    trained(wide(tmp_path / "world", 3000), 256)
+    trained(wide(tmp_path / "world", 3000), 512)
     assert not list((tmp_path / "temporary").iterdir())
 
 
