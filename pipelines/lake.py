@@ -7,12 +7,16 @@ exactly when `published` bears its number. What happens to quarantined rows late
 under numbers of its own: `aside` says which rows left the quarantine and how, `published` bears the good ones.
 """
 
+from collections.abc import Callable, Collection, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from pydantic import Field as field_of
+from pydantic import ValidationError
+
 from pipelines.records import Batch, Ledger
-from pipelines.spec import Field, Table
+from pipelines.spec import Field, Frozen, Table
 from pipelines.tools import Tables
 
 if TYPE_CHECKING:
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 RECEIVE = "receive"
 PUBLISH = "publish"
 REPLAY = "replay"
+PUBLISHED = "published"
+REVISED = "revised"
 QUARANTINED = "quarantined"
 DUPLICATE = "duplicate"
 RELEASED = "released"
@@ -28,6 +34,7 @@ RELEASED = "released"
 DISCARDED = "discarded"
 """A quarantined row that a person gave up."""
 GONE = (RELEASED, DISCARDED)
+PLACE = ("_batch", "_row", "_revision")
 LINEAGE = ("_batch", "_file", "_digest", "_row", "_hash", "_revision", "_received_at", "_suite")
 """What every published row carries beside its declared columns."""
 
@@ -52,6 +59,16 @@ class TableAt(NamedTuple):
     def published(self) -> str:
         """Every revision of every good row."""
         return f"{self.root}/{self.table.name}/published"
+
+    @property
+    def keys(self) -> str:
+        """The index of published keys; derived, may be removed at any time."""
+        return f"{self.root}/{self.table.name}/keys"
+
+    @property
+    def tally(self) -> str:
+        """What the ledger had counted already; derived, may be removed at any time."""
+        return f"{self.root}/{self.table.name}/tally.json"
 
     @property
     def checked(self) -> str:
@@ -82,32 +99,66 @@ def batches(tables: Tables, at: TableAt) -> list[Batch]:
     return [Batch.model_validate(row) for row in rows.select(fields).sort("number").iter_rows(named=True)]
 
 
-def history(tables: Tables, at: TableAt) -> "pl.LazyFrame":
-    """Every published revision; typed emptiness where there is none, or none that knows today's key."""
-    import polars as pl
+def in_force(
+    tables: Tables,
+    at: TableAt,
+    as_of: datetime,
+    version: int | None = None,
+    *,
+    only: Collection[str] | None = None,
+    without: Collection[str] = (),
+) -> "pl.DataFrame":
+    """The newest revision of each key that had arrived by `as_of`, with its lineage, in order of arrival.
 
-    rows = tables.scan(at.published)
-    if set(at.table.key) <= set(rows.collect_schema()):
-        return rows
-    declared = {column.name: dtype(column) for column in at.table.columns}
-    numbers = {"_batch": pl.Int64(), "_row": pl.Int64(), "_revision": pl.Int32()}
-    return pl.LazyFrame(schema={**declared, **numbers, "_hash": pl.String()})
-
-
-def in_force(tables: Tables, at: TableAt, as_of: datetime, version: int | None = None) -> "pl.DataFrame":
-    """The newest revision of each key that had arrived by `as_of`, with its lineage, in order of arrival."""
+    Or some of its columns; which rows those are is found in few and narrow ones.
+    """
     import polars as pl
 
     rows = tables.scan(at.published, version)
     if not rows.collect_schema():
         return pl.DataFrame(schema={column.name: dtype(column) for column in at.table.columns})
+    arrived = rows.filter(pl.col("_received_at") <= as_of)
+    wanted = [name for name in rows.collect_schema() if name not in without and (only is None or name in only)]
+    found = arrived.select({*wanted, *at.table.key, *PLACE}).collect()
+    return found.select(wanted)[_newest(at, found)["_index"]]
+
+
+def in_force_by_pieces(
+    tables: Tables, at: TableAt, as_of: datetime, version: int, rows: int
+) -> "Iterator[pl.DataFrame]":
+    """The same rows without their lineage in the same order, some batches with about so many rows at a time.
+
+    What is held of all rows is their keys and places, to know which are in force.
+    """
+    import polars as pl
+
+    arrived = tables.scan(at.published, version).filter(pl.col("_received_at") <= as_of)
+    narrow = arrived.select({*at.table.key, *PLACE}).collect(engine="streaming")
+    newest = _newest(at, narrow).select(PLACE)
+    del narrow
+    counts = newest.group_by("_batch").len().sort("_batch").with_columns(_part=pl.col("len").cum_sum() // rows)
+    for first, last in (
+        counts
+        .group_by("_part", maintain_order=True)
+        .agg(first=pl.col("_batch").min(), last=pl.col("_batch").max())
+        .select("first", "last")
+        .iter_rows()
+    ):
+        mine = pl.col("_batch").is_between(first, last)
+        some = arrived.filter(mine).collect().join(newest.filter(mine), on=PLACE, how="semi")
+        yield some.sort("_batch", "_row").drop(LINEAGE)
+
+
+def _newest(at: TableAt, rows: "pl.DataFrame") -> "pl.DataFrame":
+    """`_index` and place of each key's newest revision, in order of arrival."""
+    key = list(at.table.key)
     return (
         rows
-        .filter(pl.col("_received_at") <= as_of)
-        .sort("_revision")
-        .unique(subset=list(at.table.key), keep="last", maintain_order=True)
+        .select(*key, *(name for name in PLACE if name not in key))
+        .with_row_index("_index")
+        .sort("_revision", maintain_order=True)
+        .unique(subset=key, keep="last", maintain_order=True)
         .sort("_batch", "_row")
-        .collect()
     )
 
 
@@ -128,33 +179,103 @@ def waiting(tables: Tables, at: TableAt) -> "pl.DataFrame":
     return quarantined.join(gone, on=place, how="anti", nulls_equal=True).sort(place).collect()
 
 
+class Tally(Frozen):
+    """How many rows of each kind a table had at a version."""
+
+    version: int = -1
+    rows: int = 0
+    sums: dict[str, int] = field_of(default_factory=dict)
+
+
+class Tallies(Frozen):
+    """`tally.json`: what was counted of both tables, so that a ledger counts only what came since."""
+
+    published: Tally = Tally()
+    aside: Tally = Tally()
+
+
 def ledger(tables: Tables, at: TableAt, batch: int | None = None) -> Ledger:
     """Count what was committed, of one batch or of all whose number `published` bears."""
     import polars as pl
 
     done = pl.col("number") <= tables.committed(at.published, PUBLISH)
-    arrived = _total(tables.scan(at.batches), "rows", done, "number", batch)
-    aside = tables.scan(at.aside)
-    published = tables.scan(at.published)
-    first = pl.col("_revision") == 1
-    left = _total(aside, "count", pl.col("kind").is_in(GONE), "batch", batch)
+    if batch is None:
+        tallies = counted(tables, at)
+        published, aside = tallies.published.sums, tallies.aside.sums
+    else:
+        done &= pl.col("number") == batch
+        published = _revisions(tables.where(at.published, "_batch", batch)).sums
+        aside = _kinds(tables.where(at.aside, "batch", batch)).sums
     return Ledger(
         table=at.table.name,
-        arrived=arrived,
-        published=_total(published, None, first, "_batch", batch),
-        revised=_total(published, None, ~first, "_batch", batch),
-        quarantined=_total(aside, "count", pl.col("kind") == QUARANTINED, "batch", batch) - left,
-        duplicate=_total(aside, "count", pl.col("kind") == DUPLICATE, "batch", batch),
-        discarded=_total(aside, "count", pl.col("kind") == DISCARDED, "batch", batch),
+        arrived=_arrived(tables.scan(at.batches), done),
+        published=published.get(PUBLISHED, 0),
+        revised=published.get(REVISED, 0),
+        quarantined=aside.get(QUARANTINED, 0) - sum(aside.get(kind, 0) for kind in GONE),
+        duplicate=aside.get(DUPLICATE, 0),
+        discarded=aside.get(DISCARDED, 0),
     )
 
 
-def _total(rows: "pl.LazyFrame", amount: str | None, where: "pl.Expr", number: str, batch: int | None) -> int:
+def keep_count(tables: Tables, at: TableAt) -> None:
+    """Keep what is counted now; who holds the table's lock calls it."""
+    tallies = counted(tables, at)
+    if tallies != _kept(at):
+        partial = Path(at.tally).with_suffix(".partial")
+        partial.write_text(tallies.model_dump_json(indent=1))
+        partial.replace(at.tally)
+
+
+def counted(tables: Tables, at: TableAt) -> Tallies:
+    """Both tables as they are now: what was kept and what came since, or everything where the two do not agree."""
+    kept = _kept(at)
+    return Tallies(
+        published=_tally(tables, at.published, kept.published, _revisions),
+        aside=_tally(tables, at.aside, kept.aside, _kinds),
+    )
+
+
+def _kept(at: TableAt) -> Tallies:
+    try:
+        return Tallies.model_validate_json(Path(at.tally).read_bytes())
+    except (OSError, ValidationError):
+        return Tallies()
+
+
+def _tally(tables: Tables, uri: str, kept: Tally, count: "Callable[[pl.LazyFrame], Tally]") -> Tally:
+    version, rows = tables.version(uri), tables.rows(uri)
+    if 0 <= kept.version < version and (added := tables.added(uri, kept.version, version)) is not None:
+        new = count(added)
+        sums = {kind: kept.sums.get(kind, 0) + new.sums.get(kind, 0) for kind in {*kept.sums, *new.sums}}
+        kept = Tally(version=version, rows=kept.rows + new.rows, sums=sums)
+    if (kept.version, kept.rows) == (version, rows):
+        return kept
+    return count(tables.scan(uri, version)).model_copy(update={"version": version})
+
+
+def _revisions(rows: "pl.LazyFrame") -> Tally:
+    """Published rows, first ones and revisions."""
     import polars as pl
 
     if not rows.collect_schema():
-        return 0
-    if batch is not None:
-        where = where & (pl.col(number) == batch)
-    counted = rows.filter(where).select(pl.len() if amount is None else pl.col(amount).sum())
-    return int(counted.collect().item())
+        return Tally()
+    total, first = rows.select(pl.len(), first=(pl.col("_revision") == 1).sum()).collect().row(0)
+    return Tally(rows=total, sums={PUBLISHED: first, REVISED: total - first})
+
+
+def _kinds(rows: "pl.LazyFrame") -> Tally:
+    """Lines of `aside` by what became of their rows."""
+    import polars as pl
+
+    if not rows.collect_schema():
+        return Tally()
+    found = rows.group_by("kind").agg(pl.len(), pl.col("count").sum()).collect()
+    return Tally(rows=found["len"].sum(), sums=dict(found.select("kind", "count").iter_rows()))
+
+
+def _arrived(batches: "pl.LazyFrame", done: "pl.Expr") -> int:
+    import polars as pl
+
+    return (
+        int(batches.filter(done).select(pl.col("rows").sum()).collect().item()) if batches.collect_schema() else 0
+    )

@@ -1,6 +1,8 @@
 """Between tables and models: assembled rows as columns, and which of them are held out."""
 
 import hashlib
+from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,24 +17,37 @@ if TYPE_CHECKING:
 BUCKETS = 10_000
 
 
-def held_out(use_case: UseCase, rows: "pl.DataFrame") -> NDArray[np.bool_]:
-    """Which rows no model may train on, as the use case declares; (n,) bool."""
+def held_out(use_case: UseCase, rows: "pl.DataFrame", newest: datetime | None = None) -> NDArray[np.bool_]:
+    """Which rows no model may train on, as the use case declares; (n,) bool.
+
+    `newest` is the time of the newest event where these are not all rows.
+    """
     rule = use_case.held_out
     if isinstance(rule, HeldOutByTime):
         times = rows[str(use_case.event_time)].to_numpy()
-        return np.asarray(times > times.max() - np.timedelta64(rule.window))
-    border = int(rule.share * BUCKETS)
-    buckets = [_bucket(f"{use_case.name}:{entity}") for entity in rows[use_case.entity]]
-    return np.array(buckets, np.int64) < border
+        last = times.max() if newest is None else np.datetime64(newest.replace(tzinfo=None), "us")
+        return np.asarray(times > last - np.timedelta64(rule.window))
+    return _buckets(use_case.name, rows[use_case.entity]) < int(rule.share * BUCKETS)
 
 
-def _bucket(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) % BUCKETS
+def _buckets(name: str, entities: "pl.Series") -> NDArray[np.uint64]:
+    """BLAKE2b-64 of `name:entity`, modulo BUCKETS; no byte of it may change, else held-out rows are trained on."""
+    of = partial(hashlib.blake2b, digest_size=8)
+    texts = (f"{name}:{entity}".encode() for entity in entities.to_list())
+    return np.frombuffer(b"".join([of(text).digest() for text in texts]), ">u8").astype(np.uint64) % BUCKETS
 
 
 def columns_of(use_case: UseCase, rows: "pl.DataFrame") -> Columns:
     """The inputs as arrays: float64 for numbers (null: NaN), object (str or None) for text."""
-    return {field.name: column(field, rows[field.name].to_list()) for field in use_case.inputs}
+    return {field.name: _column(field, rows[field.name]) for field in use_case.inputs}
+
+
+def _column(field: Field, cells: "pl.Series") -> NDArray[Any]:
+    import polars as pl
+
+    if field.type != "text" and cells.dtype.is_numeric():
+        return cells.cast(pl.Float64).to_numpy(writable=True)
+    return column(field, cells.to_list())
 
 
 def column(field: Field, cells: list[Any]) -> NDArray[Any]:
@@ -48,16 +63,28 @@ def targets_of(use_case: UseCase, rows: "pl.DataFrame") -> Columns:
     return {name: rows[name].to_numpy().astype(np.float64) for name in sorted(names)}
 
 
-def training_rows(use_case: UseCase, rows: "pl.DataFrame") -> "pl.DataFrame":
-    """All that is not held out; NotEnoughData where nothing is left to learn from or to judge by."""
-    kept = rows.filter(~held_out(use_case, rows))
-    judged = rows.height - kept.height
-    if judged < use_case.gate.minimum_rows or kept.height < use_case.gate.minimum_rows:
+def parted(use_case: UseCase, rows: "pl.DataFrame") -> "tuple[pl.DataFrame, pl.DataFrame]":
+    """Rows to learn from and rows to judge by; NotEnoughData where too few are left of either."""
+    import polars as pl
+
+    where = pl.Series(held_out(use_case, rows))
+    learnt, judged = rows.filter(~where), rows.filter(where)
+    enough(use_case, learnt.height, judged.height)
+    return learnt, judged
+
+
+def enough(use_case: UseCase, learnt: int, judged: int) -> None:
+    """NotEnoughData where too few rows are left of either."""
+    if min(learnt, judged) < use_case.gate.minimum_rows:
         raise NotEnoughData(
-            f"{use_case.name}: {rows.height} complete rows give {kept.height} to train on and {judged} held "
-            f"out; gate.minimum_rows asks for {use_case.gate.minimum_rows} of each"
+            f"{use_case.name}: {learnt + judged} complete rows give {learnt} to train on and {judged} held out; "
+            f"gate.minimum_rows asks for {use_case.gate.minimum_rows} of each"
         )
-    return kept
+
+
+def training_rows(use_case: UseCase, rows: "pl.DataFrame") -> "pl.DataFrame":
+    """All that is not held out."""
+    return parted(use_case, rows)[0]
 
 
 def requests_of(use_case: UseCase, columns: Columns) -> list[dict[str, Any]]:

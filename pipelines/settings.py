@@ -175,6 +175,11 @@ class Settings(BaseSettings):
     )
     simulation_seed: int = Field(7, ge=0, description="Seed of the simulated source")
     training_threads: int = Field(2, ge=1, description="Threads of one training run")
+    training_memory_mb: int | None = Field(
+        None,
+        ge=256,
+        description="MiB for one training run: with more rows it works from disk, where a use case can",
+    )
     lock_wait_seconds: float = Field(
         300, gt=0, description="How long a step waits for another run of the same flow"
     )

@@ -262,6 +262,9 @@ class UseCase(Frozen):
     slices: tuple[Slice, ...] = ()
     held_out: HeldOut = HeldOutByEntity()
     tuning: Tuning | None = None
+    in_pieces: bool = False
+    """Whether it can be trained on more rows than fit in memory (TOUCHLINE_TRAINING_MEMORY_MB): `assemble` then
+    gets and gives Polars' LazyFrames, and features are made of some rows at a time."""
     seed: int = 0
     parity: float = field_of(default=1e-4, gt=0)
     """Largest relative difference allowed between an answer of the bento and of the offline model."""
@@ -318,6 +321,8 @@ class UseCase(Frozen):
                     yield f"slices: {name!r} is not among inputs"
                 elif inputs[name].type != "text" and not each.edges.get(name):
                     yield f"slices.{name}: a number needs edges"
+        if self.in_pieces and (self.tuning or any(part.calibration != "none" for part in self.parts)):
+            yield "in_pieces: tuning and calibration need all rows in memory"
         if isinstance(self.held_out, HeldOutByTime) and self.event_time is None:
             yield "held_out: by time needs event_time"
 

@@ -1,6 +1,6 @@
 """The seams: what the steps need from the outside world."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -114,8 +114,20 @@ class Tables(Protocol):
     def scan(self, uri: str, version: int | None = None) -> "pl.LazyFrame":
         """The table's rows at a version (newest when None); no rows when there is no table."""
 
+    def where(self, uri: str, column: str, number: int) -> "pl.LazyFrame":
+        """The newest version's rows with that number, of the files that may hold it; no rows without a table."""
+
     def version(self, uri: str) -> int:
         """The newest version; -1 when there is no table."""
+
+    def rows(self, uri: str) -> int:
+        """How many rows the newest version has, by its log alone."""
+
+    def added(self, uri: str, since: int, until: int) -> "pl.LazyFrame | None":
+        """The rows of the commits behind `since`, up to `until`; None where the log does not tell any more."""
+
+    def tidy(self, uri: str, most: int) -> None:
+        """Put the rows of many small files into few where there are more than `most`; no row changes."""
 
 
 class Finding(Frozen):
@@ -324,11 +336,29 @@ class Builder(Protocol):
         """Start the bento as a place, ask it row by row and in a batch, stop it."""
 
 
+class Pieces(Protocol):
+    """Rows on disk, in their order."""
+
+    @property
+    def columns(self) -> Columns:
+        """All inputs; a column is read when it is asked for."""
+
+    @property
+    def folder(self) -> Path:
+        """Where more may be put for as long."""
+
+    def __iter__(self) -> Iterator[tuple[Columns, Columns]]:
+        """Inputs and targets of each piece."""
+
+
 class Modeller(Protocol):
     """The training library."""
 
     def fit(self, use_case: UseCase, columns: Columns, targets: Columns, folder: Path) -> Manifest:
         """Train all parts on n rows into the release's folder; the manifest's lineage is still empty."""
+
+    def fit_by_pieces(self, use_case: UseCase, pieces: "Pieces", folder: Path) -> Manifest:
+        """The same from rows on disk: the same model, with one piece in memory at a time."""
 
     def answer(self, use_case: UseCase, manifest: Manifest, folder: Path, columns: Columns) -> Outputs:
         """The offline model's outputs for n rows."""
@@ -383,3 +413,5 @@ class Tools:
     scorer: Scorer
     builder: Builder
     locks: Locks
+    training_memory: int | None = None
+    """MiB that a training may take; None: what it takes."""

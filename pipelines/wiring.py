@@ -64,6 +64,7 @@ def tools(settings: Settings, name: str) -> Tools:
         scorer=OwnCodeScorer(),
         builder=BentoBuilder(home.bentoml, home.places, LOCK_FILE),
         locks=locks(settings),
+        training_memory=settings.training_memory_mb,
     )
 
 

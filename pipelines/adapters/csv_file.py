@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 from pyarrow import csv
 
-from pipelines.adapters.plain_text import LONGEST, TooLong, cut, lines, slice_of
+from pipelines.adapters.plain_text import LONGEST, TooLong, cut, ends, lines, slice_of
 from pipelines.spec import Table
 from pipelines.tools import Content, Cut, Piece, Torn, Unreadable
 
@@ -79,9 +79,16 @@ def pieces(file: Path, table: Table, since: tuple[int, int], *, settled: bool) -
         if why is not None:
             return Unreadable(why, 0)
         start, first = since if since[0] else (found.size, 1)
-        return cut(records(file, start, found.delimiter), start, first, settled=settled)
+        return _cut(file, start, first, found.delimiter, settled=settled)
     except TooLong as wrong:
         return Unreadable(f"not a CSV table: {wrong}", 0)
+
+
+def _cut(file: Path, start: int, first: int, delimiter: str, *, settled: bool) -> Cut:
+    """Where there is no quote a record is a line."""
+    return cut(
+        file, ends(file, start, lambda at: records(file, at, delimiter), b'"'), start, first, settled=settled
+    )
 
 
 def records(file: Path, start: int, delimiter: str) -> Iterator[bytes]:
@@ -149,7 +156,7 @@ def read(file: Path, table: Table, piece: Piece | None) -> Content | Unreadable:
 def head(file: Path) -> pl.DataFrame:
     """The rows of the first batch, by whatever header there is."""
     found = header(file)
-    first = cut(records(file, found.size, found.delimiter), found.size, 1, settled=True).pieces
+    first = _cut(file, found.size, 1, found.delimiter, settled=True).pieces
     return _cells(file, found, first[0] if first else Piece(0, 0, 1, 0), [])
 
 

@@ -4,10 +4,12 @@ In a suite, severity `critical` fails the batch, `warning` quarantines the row (
 batch, warns), `info` only warns. `meta` carries `id` and `reason`; the reason is what a person reads.
 """
 
+import gc
 import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,10 @@ from pipelines.tools import Finding
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuite
     from great_expectations.datasource.fluent.interfaces import Batch
+    from pandas import DataFrame
 
+BIG = 50_000
+"""From so many rows on what a validation leaves in memory is collected at once."""
 LONG = {"unexpected_list", "unexpected_index_list", "partial_unexpected_index_list", "unexpected_rows"}
 """Lists of a result that grow with the rows; the pages and the log tell by counts and examples."""
 
@@ -38,7 +43,8 @@ class ExpectationsValidator:
     ) -> tuple[Finding, ...]:
         """Every rule of the suite that did not hold, in the suite's order."""
         expectations = _load(suite, frozenset(without))
-        result = _batch(rows).validate(
+        frame = rows.to_pandas()
+        result = _batch(frame).validate(
             expectations,
             result_format={"result_format": "COMPLETE", "return_unexpected_index_query": False},
             expectation_parameters=dict(parameters),
@@ -49,22 +55,38 @@ class ExpectationsValidator:
         order = [rule.meta["id"] for rule in expectations.expectations]
         if page is not None:
             _draw(result, page)
+        if len(rows) >= BIG:
+            # its objects hold each other and the rows, so nothing of a big file's batches would go for a long time
+            del result, frame
+            gc.collect()
         return tuple(sorted(found, key=lambda finding: order.index(finding.rule)))
 
 
 def _draw(result: Any, page: Path) -> None:
     """Data Docs' page of one run, with counts and examples; half a million places of rows would be no page."""
     from great_expectations.render.renderer.page_renderer import ValidationResultsPageRenderer
-    from great_expectations.render.view import DefaultJinjaPageView
     from great_expectations.util import convert_to_json_serializable
 
     for each in result.results:
         short = convert_to_json_serializable({k: v for k, v in each.result.items() if k not in LONG})
         each.result = json.loads(json.dumps(short))  # the renderer stumbles over NumPy's numbers
-    html = DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(result))
+    html = _view().render(ValidationResultsPageRenderer().render(result))
     page.parent.mkdir(parents=True, exist_ok=True)
     page.with_suffix(".partial").write_text(html)
     page.with_suffix(".partial").replace(page)
+
+
+@cache
+def _view() -> Any:
+    """The page's view, with each template compiled once; Data Docs' own compiles them for each piece of a page."""
+    from great_expectations.render.view import DefaultJinjaPageView
+
+    class View(DefaultJinjaPageView):  # type: ignore[misc]
+        @cache  # ruff: ignore[cached-instance-method] - there is one view
+        def _get_template(self, template_str: str) -> Any:
+            return super()._get_template(template_str)
+
+    return View()
 
 
 def _load(file: Path, without: frozenset[str] = frozenset()) -> "ExpectationSuite":
@@ -101,7 +123,7 @@ def _columns(kwargs: Any) -> Iterator[str]:
         yield condition["column"]["name"]
 
 
-def _batch(rows: pl.DataFrame) -> "Batch":
+def _batch(frame: "DataFrame") -> "Batch":
     import great_expectations as gx
     from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults
 
@@ -115,7 +137,7 @@ def _batch(rows: pl.DataFrame) -> "Batch":
         warnings.simplefilter("ignore", DeprecationWarning)
         source = context.data_sources.add_pandas("rows")
         whole = source.add_dataframe_asset("rows").add_batch_definition_whole_dataframe("rows")
-        return whole.get_batch({"dataframe": rows.to_pandas()})
+        return whole.get_batch({"dataframe": frame})
 
 
 def _finding(each: Any) -> Finding | None:

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from pipelines import cells
-from pipelines.adapters.plain_text import TooLong, cut, lines, slice_of
+from pipelines.adapters.plain_text import TooLong, cut, ends, lines, slice_of
 from pipelines.spec import Table
 from pipelines.tools import Content, Cut, Piece, Torn, Unreadable
 
@@ -16,9 +16,14 @@ from pipelines.tools import Content, Cut, Piece, Torn, Unreadable
 def pieces(file: Path, table: Table, since: tuple[int, int], *, settled: bool) -> Cut | Unreadable:
     """Whole lines from an offset and row on, cut into batches."""
     try:
-        return cut(lines(file, since[0]), since[0], since[1], settled=settled)
+        return _cut(file, since[0], since[1], settled=settled)
     except TooLong as wrong:
         return Unreadable(f"not a JSON Lines table: {wrong}", 0)
+
+
+def _cut(file: Path, start: int, first: int, *, settled: bool) -> Cut:
+    """A record is a line; a byte that no JSON holds marks no block as another kind."""
+    return cut(file, ends(file, start, lambda at: lines(file, at), b"\0"), start, first, settled=settled)
 
 
 def read(file: Path, table: Table, piece: Piece | None) -> Content | Unreadable:
@@ -48,7 +53,7 @@ def _lines(file: Path, piece: Piece) -> Iterator[tuple[int, dict[str, str | None
 
 def head(file: Path) -> pl.DataFrame:
     """The rows of the first batch."""
-    first = cut(lines(file, 0), 0, 1, settled=True).pieces
+    first = _cut(file, 0, 1, settled=True).pieces
     return cells.from_records([found for _, found in _lines(file, first[0]) if isinstance(found, dict)])
 
 

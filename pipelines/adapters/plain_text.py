@@ -8,11 +8,14 @@ is used as it landed; the rest lies beside it as `<digest>.plain`, which may be 
 import codecs
 import gzip
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.tools import Cut, Piece, Unreadable
 
@@ -23,6 +26,9 @@ BYTES = 64 * 2**20
 LONGEST = 16 * 2**20
 """No record of a table is longer; a quote that is never closed would swallow the file."""
 CHUNK = 2**20
+BLOCK = 2**22
+"""Bytes that are looked through for line ends at once."""
+Ends = NDArray[np.int64]
 MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"))
 SHORT_MARKS = ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 NO_TEXT = bytes({*range(9), *range(14, 32)} - {0x1B})
@@ -114,25 +120,59 @@ def lines(file: Path, start: int) -> Iterator[bytes]:
             yield line
 
 
-def cut(records: Iterable[bytes], start: int, first: int, *, settled: bool) -> Cut:
+def ends(file: Path, start: int, slow: Callable[[int], Iterator[bytes]], mark: bytes) -> Iterator[Ends]:
+    """Offsets behind each record that has its line end, many at a time.
+
+    A block that does not hold `mark` has a record a line; `slow` gives the records of any other, and of a line
+    that is longer than a block.
+    """
+    with file.open("rb") as raw:
+        while True:
+            raw.seek(start)
+            block = raw.read(BLOCK)
+            stop = block.rfind(b"\n") + 1
+            if stop and mark not in block:
+                found = start + 1 + np.flatnonzero(np.frombuffer(block, np.uint8, stop) == ord("\n"))
+            else:
+                found = start + np.cumsum(list(_sizes(slow(start), len(block))), dtype=np.int64)
+            if not len(found):
+                return
+            yield found
+            start = int(found[-1])
+
+
+def _sizes(records: Iterator[bytes], enough: int) -> Iterator[int]:
+    """Of whole records, until so many bytes are passed."""
+    while enough > 0:
+        record = next(records, b"")
+        if not record.endswith(b"\n"):
+            return
+        yield len(record)
+        enough -= len(record)
+
+
+def cut(file: Path, found: Iterable[Ends], start: int, first: int, *, settled: bool) -> Cut:
     """Records into pieces; the last one, where it has no line end, only when the file is settled.
 
     A line without its end may still be written. It waits until it has one, or until the source says that
     the file was left alone for a while; until then the file is looked at again each time.
     """
     pieces: list[Piece] = []
-    stop, rows, whole = start, 0, True
-    for record in records:
-        if not record.endswith(b"\n") and not settled:
-            whole = False
-            break
-        stop, rows = stop + len(record), rows + 1
-        if rows == ROWS or stop - start >= BYTES:
-            pieces.append(Piece(start, stop, first, rows))
-            start, first, rows = stop, first + rows, 0
+    stop, rows = start, 0
+    for some in found:
+        while len(some):
+            last = min(ROWS - rows - 1, int(np.searchsorted(some, start + BYTES)), len(some) - 1)
+            stop, rows = int(some[last]), rows + last + 1
+            some = some[last + 1 :]
+            if rows == ROWS or stop - start >= BYTES:
+                pieces.append(Piece(start, stop, first, rows))
+                start, first, rows = stop, first + rows, 0
+    waits = stop < file.stat().st_size
+    if waits and settled:
+        stop, rows = file.stat().st_size, rows + 1
     if rows:
         pieces.append(Piece(start, stop, first, rows))
-    return Cut(tuple(pieces), whole)
+    return Cut(tuple(pieces), whole=settled or not waits)
 
 
 def goes_on(old: Path, new: Path, at: int) -> int | None:

@@ -1,7 +1,8 @@
 """What cross-validation is for: choosing parameters within a budget, and calibrating on rows not learnt."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -38,17 +39,58 @@ class Learner(NamedTuple):
 
     def fit(self, parameters: Parameters, matrix: Matrix, target: Values) -> Any:
         """A model of n rows."""
+        margin = None if self.base is None else matrix[:, self.base]
+        return self._made(parameters).fit(matrix, target, base_margin=margin)
+
+    def fit_by_pieces(
+        self, parameters: Parameters, pieces: Callable[[], Iterator[tuple[Matrix, Values]]], cache: Path
+    ) -> Any:
+        """The same model of rows that come in pieces, several times; pages lie beside `cache`.
+
+        scikit-learn's interface takes no pieces: its parameters are used and the booster is put into it.
+        """
+        model = self._made(parameters)
+        told = model.get_xgb_params()
+        data = xgboost.ExtMemQuantileDMatrix(
+            _OnDisk(pieces, self.base, cache), max_bin=told.get("max_bin"), nthread=told.get("n_jobs")
+        )
+        booster = xgboost.train(told, data, model.get_num_boosting_rounds())
+        model.load_model(booster.save_raw("ubj"))
+        return model
+
+    def _made(self, parameters: Parameters) -> Any:
         make = xgboost.XGBRegressor if self.kind == "regressor" else xgboost.XGBClassifier
-        given = {"tree_method": "hist", **self.fixed, **parameters}
-        if self.base is None:
-            return make(**given).fit(matrix, target)
-        return make(**given, base_score=ALONE[self.kind]).fit(matrix, target, base_margin=matrix[:, self.base])
+        alone = {} if self.base is None else {"base_score": ALONE[self.kind]}
+        return make(**{"tree_method": "hist", **self.fixed, **parameters, **alone})
 
     def answer(self, model: Any, matrix: Matrix) -> Values:
         """Values, or probabilities of the positive class; (n,)."""
         raw = model.predict(matrix) if self.kind == "regressor" else model.predict_proba(matrix)[:, 1]
         part = Fitted(name="fold", kind=self.kind, booster="", onnx="", base=self.base)
         return finish(part, np.asarray(raw, np.float64), matrix)
+
+
+class _OnDisk(xgboost.DataIter):  # type: ignore[misc]
+    """Pieces as XGBoost asks for them."""
+
+    def __init__(
+        self, pieces: Callable[[], Iterator[tuple[Matrix, Values]]], base: int | None, cache: Path
+    ) -> None:
+        self._pieces, self._base = pieces, base
+        self._left = pieces()
+        super().__init__(cache_prefix=str(cache))
+
+    def next(self, input_data: Callable[..., None]) -> bool:
+        """Hand over one piece; False behind the last."""
+        for matrix, target in self._left:
+            margin = None if self._base is None else matrix[:, self._base]
+            input_data(data=matrix, label=target, base_margin=margin)
+            return True
+        return False
+
+    def reset(self) -> None:
+        """From the first one again."""
+        self._left = self._pieces()
 
 
 def tune(use_case: UseCase, part: Part, learner: Learner, matrix: Matrix, target: Values) -> Parameters:

@@ -10,11 +10,12 @@ import numpy as np
 import xgboost
 from numpy.typing import NDArray
 
-from pipelines.adapters.search import Learner, calibrate, tune
+from pipelines.adapters.search import Learner, Parameters, calibrate, tune
 from pipelines.calibration import finish
 from pipelines.records import Calibrator, Manifest, Part
-from pipelines.spec import Columns, Outputs, UseCase
+from pipelines.spec import Columns, Outputs, State, UseCase
 from pipelines.spec import Part as Declared
+from pipelines.tools import Pieces
 
 Values = NDArray[np.float64]
 Matrix = NDArray[np.float32]
@@ -36,6 +37,29 @@ class XGBoostModeller:
             use_case=use_case.name, module="", training_key="", snapshot="", trained_at=datetime.now(UTC),
             parts=parts, state=state, feature_names=use_case.feature_names, ranges=_ranges(columns), metrics={},
         )  # fmt: skip
+
+    def fit_by_pieces(self, use_case: UseCase, pieces: Pieces, folder: Path) -> Manifest:
+        """XGBoost's external memory: quantised pages on disk, the same trees."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = json.loads(json.dumps(use_case.fit_state(pieces.columns)))
+        parts = tuple(self._part_by_pieces(use_case, part, pieces, state, folder) for part in use_case.parts)
+        return Manifest(
+            use_case=use_case.name, module="", training_key="", snapshot="", trained_at=datetime.now(UTC),
+            parts=parts, state=state, feature_names=use_case.feature_names, ranges=_ranges(pieces.columns),
+            metrics={},
+        )  # fmt: skip
+
+    def _part_by_pieces(
+        self, use_case: UseCase, part: Declared, pieces: Pieces, state: State, folder: Path
+    ) -> Part:
+        base = None if part.base is None else use_case.feature_names.index(part.base)
+        learner = Learner(part.kind, {"n_jobs": self.threads, "random_state": use_case.seed}, base)
+        model = learner.fit_by_pieces(
+            dict(part.parameters),
+            lambda: ((use_case.features(columns, state), targets[part.target]) for columns, targets in pieces),
+            pieces.folder / f"cache-{part.name}",
+        )
+        return _kept(part, base, None, dict(part.parameters), model, len(use_case.feature_names), folder)
 
     def answer(self, use_case: UseCase, manifest: Manifest, folder: Path, columns: Columns) -> Outputs:
         """Boosters by XGBoost, features and outputs by the use case; (n,) each."""
@@ -60,19 +84,32 @@ class XGBoostModeller:
         calibrator: Calibrator | None = None
         if part.calibration != "none":
             calibrator = calibrate(use_case, part.calibration, learner, chosen, matrix, target)
-        made = Part(
-            name=part.name, kind=part.kind, booster=f"{part.name}.ubj", onnx=f"{part.name}.onnx",
-            base=base, calibrator=calibrator, parameters=chosen,
-        )  # fmt: skip
-        model.save_model(folder / made.booster)
-        (folder / made.onnx).write_bytes(_onnx(model, matrix.shape[1]))
-        return made
+        return _kept(part, base, calibrator, chosen, model, matrix.shape[1], folder)
+
+
+def _kept(
+    part: Declared,
+    base: int | None,
+    calibrator: Calibrator | None,
+    parameters: Parameters,
+    model: Any,
+    width: int,
+    folder: Path,
+) -> Part:
+    """The part's files."""
+    made = Part(
+        name=part.name, kind=part.kind, booster=f"{part.name}.ubj", onnx=f"{part.name}.onnx",
+        base=base, calibrator=calibrator, parameters=parameters,
+    )  # fmt: skip
+    model.save_model(folder / made.booster)
+    (folder / made.onnx).write_bytes(_onnx(model, width))
+    return made
 
 
 def _ranges(columns: Columns) -> dict[str, tuple[float, float]]:
     """Of every number that was there at all."""
-    numbers = {name: values[~np.isnan(values)] for name, values in columns.items() if values.dtype != object}
-    return {name: (float(values.min()), float(values.max())) for name, values in numbers.items() if len(values)}
+    numbers = ((name, values[~np.isnan(values)]) for name, values in columns.items() if values.dtype != object)
+    return {name: (float(values.min()), float(values.max())) for name, values in numbers if len(values)}
 
 
 def _onnx(model: Any, width: int) -> bytes:

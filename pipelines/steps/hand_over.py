@@ -31,7 +31,7 @@ def _batches(tools: Tools, use_case: UseCase, tell: Tell, at: lake.TableAt) -> N
     done = tools.tables.committed(at.published, lake.PUBLISH)
     since = tools.labels.handed(use_case.name, table)
     for batch in range(since + 1, done + 1):
-        rows = tools.tables.scan(at.published).filter(pl.col("_batch") == batch).collect()
+        rows = tools.tables.where(at.published, "_batch", batch).collect()
         labels = list(_labels(tell, at, rows))
         tools.labels.hand(use_case.name, table, batch, labels)
         log.info("table=%s batch=%d labels=%d", table, batch, len(labels))

@@ -2,11 +2,14 @@
 
 import hashlib
 import logging
+from collections.abc import Callable
+from functools import partial
 
 import polars as pl
 
 from pipelines import lake
 from pipelines.errors import ConservationBroken
+from pipelines.known import known
 from pipelines.records import CheckedArrivals, CheckedBatch, Ledger
 from pipelines.spec import UseCase
 from pipelines.tools import Tools
@@ -26,6 +29,8 @@ ASIDE: dict[str, pl.DataType] = {
     "by": pl.String(),
 }
 UNIT = "\x1f"
+MOST_FILES = 100
+"""A table of more files is put together: each one costs every reader a few milliseconds."""
 
 
 def publish(tools: Tools, use_case: UseCase, checked: CheckedArrivals) -> Ledger:
@@ -36,6 +41,9 @@ def publish(tools: Tools, use_case: UseCase, checked: CheckedArrivals) -> Ledger
         if batch.batch.number > tools.tables.committed(at.published, lake.PUBLISH):
             _commit(tools, at, batch)
             conserve(lake.ledger(tools.tables, at, batch.batch.number))
+    for uri in (at.batches, at.aside, at.published):
+        tools.tables.tidy(uri, MOST_FILES)
+    lake.keep_count(tools.tables, at)
     whole = lake.ledger(tools.tables, at)
     conserve(whole)
     log.info("ledger %s", whole.model_dump())
@@ -94,43 +102,40 @@ def _split(tools: Tools, at: lake.TableAt, checked: CheckedBatch) -> tuple[pl.Da
 
 
 def revise(tools: Tools, at: lake.TableAt, rows: pl.DataFrame) -> pl.DataFrame:
-    """Add `_hash`, `_same` (equal to the revision in force) and `_revision`, in order within the batch."""
-    key = list(at.table.key)
+    """Add `_hash`, `_same` (equal to the revision in force) and `_revision`, in order within the batch.
+
+    What was known of each key goes with them (`known.NAMES`).
+    """
     hashed = rows.with_columns(_hash=_hashes(rows, [column.name for column in at.table.columns]))
-    joined = hashed.join(_latest(tools, at, hashed), on=key, how="left", maintain_order="left")
+    told = hashed.hstack(known(tools.tables, at, rows))
+    key = list(at.table.key)
+    again = told.select(pl.struct(key).is_duplicated()).to_series()
+    once = _numbered(told.filter(~again), (pl.col("_hash") == pl.col("_old_hash")).fill_null(False), pl.col)
+    if not again.any():
+        return once
     before = pl.col("_hash").shift(1).over(key)
     first = pl.col("_row") == pl.col("_row").min().over(key)
-    return joined.with_columns(
-        _same=(pl.col("_hash") == pl.when(first).then(pl.col("_old_hash")).otherwise(before)).fill_null(False)
-    ).with_columns(
-        _revision=(
-            pl.col("_old_revision").fill_null(0) + (~pl.col("_same")).cast(pl.Int32).cum_sum().over(key)
-        ).cast(pl.Int32)
-    )
+    same = (pl.col("_hash") == pl.when(first).then(pl.col("_old_hash")).otherwise(before)).fill_null(False)
+    twice = _numbered(told.filter(again), same, lambda name: pl.col(name).cum_sum().over(key))
+    return pl.concat([once, twice]).sort("_row", maintain_order=True)
 
 
-def _latest(tools: Tools, at: lake.TableAt, rows: pl.DataFrame) -> pl.DataFrame:
-    """Key, content hash and number of the revision in force of each of these rows' keys."""
-    key = list(at.table.key)
-    history = lake.history(tools.tables, at)
-    newest = pl.col("_hash", "_revision").sort_by("_revision").last()
-    return (
-        history
-        .select(*key, "_hash", "_revision")
-        .join(rows.lazy().select(key).unique(), on=key, how="semi")
-        .group_by(key)
-        .agg(newest)
-        .rename({"_hash": "_old_hash", "_revision": "_old_revision"})
-        .collect(engine="streaming")
-    )
+def _numbered(rows: pl.DataFrame, same: pl.Expr, so_far: Callable[[str], pl.Expr]) -> pl.DataFrame:
+    """Revisions count on from the one in force; `so_far` sums what is new of a key within the batch."""
+    told = rows.with_columns(_same=same).with_columns(_revision=(~pl.col("_same")).cast(pl.Int32))
+    return told.with_columns(_revision=(pl.col("_old_revision").fill_null(0) + so_far("_revision")).cast(pl.Int32))
 
 
 def _hashes(rows: pl.DataFrame, names: list[str]) -> pl.Series:
-    """BLAKE2b-128 of the typed cells, so that `29` and `29.0` are the same content."""
+    """BLAKE2b-128 of the typed cells, so that `29` and `29.0` are the same content.
+
+    Published rows hold it, so it stays as it is: another hash would make every old row a revision.
+    """
     cells = [pl.col(name).cast(pl.String).fill_null("\x00") for name in names]
     text = rows.select(pl.concat_str(cells, separator=UNIT)).to_series()
-    digests = [hashlib.blake2b(each.encode(), digest_size=16).hexdigest() for each in text]
-    return pl.Series("_hash", digests, pl.String)
+    of = partial(hashlib.blake2b, digest_size=16)
+    digests = b"".join([of(each).digest() for each in text.cast(pl.Binary).to_list()]).hex()
+    return pl.Series("_hash", [digests[at : at + 32] for at in range(0, len(digests), 32)], pl.String)
 
 
 def _published(good: pl.DataFrame, at: lake.TableAt, checked: CheckedBatch) -> pl.DataFrame:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import polars as pl
 
 from pipelines import cells, lake
+from pipelines.known import known
 from pipelines.records import Batch, Chosen, Discarded, Replayed
 from pipelines.spec import Table, UseCase
 from pipelines.steps.publish import ASIDE, conserve, finish_replay, nothing, revise
@@ -50,6 +51,7 @@ def replay(
         regained = _regain(tools, at, entries, now)
         good = _overtaken(tools, at, regained.good, corrected=fixed is not None)
         published = _settle(tools, at, good, regained.aside, now)
+        lake.keep_count(tools.tables, at)
         ledger = lake.ledger(tools.tables, at)
         conserve(ledger)
         newest = tools.tables.version(at.published)
@@ -256,19 +258,13 @@ def _overtaken(tools: Tools, at: lake.TableAt, good: pl.DataFrame, *, corrected:
     ordered = good.sort(PLACE).with_columns(_row=pl.int_range(pl.len(), dtype=pl.Int64))
     if corrected:
         return revise(tools, at, ordered).with_columns(_late=pl.lit(False))
-    history = lake.history(tools.tables, at)
-    key = list(at.table.key)
-    newest = pl.struct("_batch", "_row").sort_by("_batch", "_row").last().alias("_newest")
-    latest = history.join(good.lazy().select(key).unique(), on=key, how="semi").group_by(key).agg(newest).collect()
-    place = pl.col("_newest").struct
-    joined = ordered.join(latest, on=key, how="left", maintain_order="left").with_columns(
-        _late=(
-            (place["_batch"] > pl.col("batch"))
-            | ((place["_batch"] == pl.col("batch")) & (place["_row"] > pl.col("row")))
-        ).fill_null(False)
+    newest = known(tools.tables, at, ordered)
+    later = (newest["_old_batch"] > ordered["batch"]) | (
+        (newest["_old_batch"] == ordered["batch"]) & (newest["_old_row"] > ordered["row"])
     )
-    in_time = revise(tools, at, joined.filter(~pl.col("_late")).drop("_newest"))
-    late = joined.filter("_late").drop("_newest").with_columns(_same=pl.lit(True))
+    marked = ordered.with_columns(_late=later.fill_null(False))
+    in_time = revise(tools, at, marked.filter(~pl.col("_late")))
+    late = marked.filter("_late").with_columns(_same=pl.lit(True))
     return pl.concat([in_time, late], how="diagonal")
 
 

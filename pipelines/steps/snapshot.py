@@ -42,7 +42,10 @@ def _take(tools: Tools, use_case: UseCase, now: datetime) -> CleanSnapshot:
     versions = {
         table.name: tools.tables.version(_at(tools, use_case, table.name).published) for table in use_case.tables
     }
-    frames = _frames(tools, use_case, now, versions)
+    frames = {
+        name: lake.in_force(tools.tables, _at(tools, use_case, name), now, version, only=["_hash"])
+        for name, version in versions.items()
+    }
     empty = [name for name, rows in frames.items() if rows.is_empty()]
     if empty:
         raise NotEnoughData(f"{use_case.name}: nothing is published yet in {', '.join(empty)}")
@@ -61,14 +64,11 @@ def _take(tools: Tools, use_case: UseCase, now: datetime) -> CleanSnapshot:
 
 def frames_of(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot) -> dict[str, pl.DataFrame]:
     """The declared columns of the snapshot's rows, by table."""
-    frames = _frames(tools, use_case, snapshot.as_of, snapshot.versions)
-    return {name: rows.drop(lake.LINEAGE) for name, rows in frames.items()}
-
-
-def _frames(tools: Tools, use_case: UseCase, as_of: datetime, versions: dict[str, int]) -> dict[str, pl.DataFrame]:
     return {
-        table.name: lake.in_force(tools.tables, _at(tools, use_case, table.name), as_of, versions[table.name])
-        for table in use_case.tables
+        name: lake.in_force(
+            tools.tables, _at(tools, use_case, name), snapshot.as_of, version, without=lake.LINEAGE
+        )
+        for name, version in snapshot.versions.items()
     }
 
 

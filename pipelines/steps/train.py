@@ -2,10 +2,11 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -15,6 +16,7 @@ from pipelines import provenance, rows, slices
 from pipelines.records import Candidate, CleanSnapshot, Manifest, Wish
 from pipelines.serving.predictor import read_manifest
 from pipelines.spec import Columns, Outputs, UseCase
+from pipelines.steps import pieces
 from pipelines.steps.snapshot import frames_of
 from pipelines.tools import Evidence, RunRecord, Tools
 
@@ -76,6 +78,9 @@ def assembled(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot) -> pl.Da
 
 def judged_rows(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot) -> pl.DataFrame:
     """The rows that no model may train on."""
+    if pieces.too_many(tools, use_case, snapshot):
+        with pieces.parted(tools, use_case, snapshot) as (_, judged):
+            return pl.read_parquet([*judged.files])
     whole = assembled(tools, use_case, snapshot)
     return whole.filter(rows.held_out(use_case, whole))
 
@@ -88,36 +93,70 @@ def _train(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot, key: str) -
         return tools.tracker.log(use_case, _run_record(tools, use_case, snapshot, manifest, folder))
 
 
+class _Fitted(NamedTuple):
+    """A release with its answers to the held-out rows."""
+
+    manifest: Manifest
+    columns: Columns
+    """Of the held-out rows: all inputs, or those that slices need."""
+    first: Columns
+    """All inputs of the first of them."""
+    outputs: Outputs
+    actual: Values
+
+
 def _fit(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot, key: str, folder: Path) -> Manifest:
-    whole = assembled(tools, use_case, snapshot)
-    learnt, judged = rows.training_rows(use_case, whole), whole.filter(rows.held_out(use_case, whole))
-    log.info("training on %d rows, %d held out", learnt.height, judged.height)
     release = folder / "release"
-    columns = rows.columns_of(use_case, judged)
-    actual = rows.targets_of(use_case, judged)[use_case.target]
-    fitted = tools.modeller.fit(
-        use_case, rows.columns_of(use_case, learnt), rows.targets_of(use_case, learnt), release
-    )
-    outputs = tools.modeller.answer(use_case, fitted, release, columns)
+    by_pieces = pieces.too_many(tools, use_case, snapshot)
+    fitted = (_fit_by_pieces if by_pieces else _fit_in_memory)(tools, use_case, snapshot, release)
     known = {
         "module": tools.found.module,
         "training_key": key,
         "snapshot": snapshot.digest,
-        "metrics": measure(use_case, outputs, actual),
+        "metrics": measure(use_case, fitted.outputs, fitted.actual),
     }
-    manifest = fitted.model_copy(update=known)
-    _tell_slices(use_case, columns, outputs, actual, folder / "tables")
+    manifest = fitted.manifest.model_copy(update=known)
+    _tell_slices(use_case, fitted.columns, fitted.outputs, fitted.actual, folder / "tables")
     (release / "release.json").write_text(manifest.model_dump_json(indent=1))
-    (release / "golden.json").write_text(json.dumps(_golden(use_case, columns, outputs), indent=1))
-    tools.modeller.draw(use_case, manifest, folder, outputs, actual)
+    (release / "golden.json").write_text(json.dumps(_golden(use_case, fitted.first, fitted.outputs), indent=1))
+    tools.modeller.draw(use_case, manifest, folder, fitted.outputs, fitted.actual)
     return manifest
+
+
+def _fit_in_memory(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot, release: Path) -> _Fitted:
+    learnt, judged = rows.parted(use_case, assembled(tools, use_case, snapshot))
+    log.info("training on %d rows, %d held out", learnt.height, judged.height)
+    columns = rows.columns_of(use_case, judged)
+    actual = rows.targets_of(use_case, judged)[use_case.target]
+    manifest = tools.modeller.fit(
+        use_case, rows.columns_of(use_case, learnt), rows.targets_of(use_case, learnt), release
+    )
+    return _Fitted(manifest, columns, columns, tools.modeller.answer(use_case, manifest, release, columns), actual)
+
+
+def _fit_by_pieces(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot, release: Path) -> _Fitted:
+    """The same from disk: one piece of rows in memory, and of the held-out ones their answers."""
+    with pieces.parted(tools, use_case, snapshot) as (learnt, judged):
+        log.info("training in %d pieces on disk, %d more held out", len(learnt.files), len(judged.files))
+        manifest = tools.modeller.fit_by_pieces(use_case, learnt, release)
+        kept, first, answers, happened = [], None, [], []
+        for columns, targets in judged:
+            first = columns if first is None else first
+            kept.append({name: columns[name] for name in slices.inputs(use_case)})
+            answers.append(tools.modeller.answer(use_case, manifest, release, columns))
+            happened.append(targets[use_case.target])
+    return _Fitted(manifest, _joined(kept), first or {}, _joined(answers), np.concatenate(happened))
+
+
+def _joined(parts: Sequence[Columns]) -> Columns:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _tell_slices(use_case: UseCase, columns: Columns, outputs: Outputs, actual: Values, folder: Path) -> None:
     """`slices.csv`: every metric on every declared slice of the held-out rows."""
     told = [
         {"slice": name, "rows": int(where.sum()), **measure(use_case, _some(outputs, where), actual[where])}
-        for name, where in slices.names(use_case, columns)
+        for name, where in slices.names(use_case, columns, len(actual))
     ]
     folder.mkdir()
     pl.DataFrame(told).write_csv(folder / "slices.csv")

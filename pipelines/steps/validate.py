@@ -79,7 +79,7 @@ def _judge(tools: Tools, table: Table, batch: Batch, now: datetime) -> CheckedBa
             batch=batch, uri="", suite=digest, failed=content.reason, broken=batch.rows, warnings=()
         )
     page = tools.docs / table.name / f"{batch.number:08}.html"
-    judged = judge(tools, table, content.rows, suite, batch.received_at, now, page)
+    judged = judge(tools, table, content.rows, suite, batch.received_at, now, page, every_raw=False)
     whole = pl.concat([judged.rows, torn_rows(content, judged.rows)], how="vertical").sort("_row")
     keep(whole, uri)
     reasons = told_of(whole)
@@ -121,22 +121,30 @@ def judge(
     received_at: datetime,
     now: datetime,
     page: Path | None = None,
+    *,
+    every_raw: bool = True,
 ) -> Judged:
-    """Judge text cells with their `_row` by the declaration and by the suite."""
+    """Judge text cells with their `_row` by the declaration and by the suite.
+
+    Without `every_raw` a good row of a good batch has no `_raw`: nobody will ask how it came.
+    """
     rows = _typed(raw, table)
-    given = rows.drop("_row", "_raw", "_reasons").with_columns(received_at=pl.lit(received_at))
+    given = rows.drop("_row", "_reasons").with_columns(received_at=pl.lit(received_at))
     parameters = {"fresh_after": (now - table.max_age).isoformat(), "now": now.isoformat()}
     findings = tools.validator.validate(given, suite, parameters, page=page)
     missing = absent(raw, table)
     told = [f.reason for f in findings if f.severity == "critical" and (f.asked or not missing)]
     failed = (*missing, *_changed(rows, table), *told)
-    return Judged(_with_reasons(rows, findings), failed, tuple(_warnings(findings)))
+    judged = with_reasons(rows, findings)
+    asked = (judged["_reasons"].list.len() > 0) | (every_raw or bool(failed))
+    whole = judged.with_columns(_raw=_raw(raw, asked)).select(*given.columns[:-1], "_row", "_raw", "_reasons")
+    return Judged(whole, failed, tuple(_warnings(findings)))
 
 
 def keep(rows: pl.DataFrame, uri: Path) -> None:
     """The file gets its name when it is whole."""
     uri.parent.mkdir(parents=True, exist_ok=True)
-    rows.write_parquet(uri.with_suffix(".partial"))
+    rows.write_parquet(uri.with_suffix(".partial"), compression="lz4")
     uri.with_suffix(".partial").replace(uri)
 
 
@@ -170,20 +178,40 @@ def zone_of(table: Table) -> str:
 
 
 def _typed(rows: pl.DataFrame, table: Table) -> pl.DataFrame:
-    """Declared columns in their types, the row as it came in `_raw`, cells that are no value in `_reasons`."""
+    """Declared columns in their types, cells that are no value in `_reasons`."""
     zone = zone_of(table)
     present = [column for column in table.columns if column.name in rows.columns]
     absent = [column for column in table.columns if column.name not in rows.columns]
-    names = [name for name in rows.columns if name != "_row"]
-    empty = pl.all_horizontal(pl.col(names).is_null())
-    faults = pl.concat_list([_fault(column, table, zone) for column in present]).list.drop_nulls()
-    return rows.select(
+    typed = rows.select(
         "_row",
         *(cells.value(column, zone).alias(column.name) for column in present),
         *(pl.lit(None, dtype(column)).alias(column.name) for column in absent if column.optional),
-        _raw=pl.struct(names).struct.json_encode(),
-        _reasons=pl.when(empty).then(pl.concat_list(pl.lit(EMPTY))).otherwise(faults),
     )
+    return typed.with_columns(_reasons=_faults(rows, typed, present, table))
+
+
+def _faults(rows: pl.DataFrame, typed: pl.DataFrame, present: list[Field], table: Table) -> pl.Series:
+    """Why cells cannot be, (n,) lists; words are made only for the rows that need some."""
+    empty = pl.all_horizontal(pl.col(name).is_null() for name in rows.columns if name != "_row")
+    suspect = rows.select(empty).to_series()
+    for column in present:
+        lost = typed[column.name].is_null()
+        suspect |= lost if column.name in table.key else lost & rows[column.name].is_not_null()
+    words = pl.concat_list([_fault(column, table, zone_of(table)) for column in present]).list.drop_nulls()
+    told = pl.when(empty).then(pl.concat_list(pl.lit(EMPTY))).otherwise(words)
+    return _spread(rows.filter(suspect).select(told).to_series(), suspect, [])
+
+
+def _spread(some: pl.Series, where: pl.Series, other: object) -> pl.Series:
+    """Values where they belong, another one everywhere else."""
+    places = pl.when(where).then(where.cum_sum()).otherwise(0)
+    return pl.concat([pl.Series([other], dtype=some.dtype), some]).gather(pl.select(places).to_series())
+
+
+def _raw(rows: pl.DataFrame, where: pl.Series) -> pl.Series:
+    """Some rows as they came, as JSON text; null for the others."""
+    names = [name for name in rows.columns if name != "_row"]
+    return _spread(rows.filter(where).select(pl.struct(names).struct.json_encode()).to_series(), where, None)
 
 
 def _fault(column: Field, table: Table, zone: str) -> pl.Expr:
@@ -201,14 +229,15 @@ def absent(raw: pl.DataFrame, table: Table) -> list[str]:
 def _changed(rows: pl.DataFrame, table: Table) -> list[str]:
     """Columns whose cells are mostly no values of the declared type."""
     told = []
+    faulty = rows["_reasons"].filter(rows["_reasons"].list.len() > 0)
     for column in table.columns:
-        wrong = rows["_reasons"].list.eval(pl.element().str.starts_with(f"{column.name}: ")).list.any().sum()
+        wrong = faulty.list.eval(pl.element().str.starts_with(f"{column.name}: ")).list.any().sum()
         if rows.height and wrong / rows.height > CHANGED_TYPE:
             told.append(f"{column.name} changed its type: {wrong} of {rows.height} cells are not {column.type}")
     return told
 
 
-def _with_reasons(rows: pl.DataFrame, findings: tuple[Finding, ...]) -> pl.DataFrame:
+def with_reasons(rows: pl.DataFrame, findings: tuple[Finding, ...]) -> pl.DataFrame:
     """Add the suite's reasons; a row whose cells are no values keeps that reason alone: they read as null."""
     sound = rows["_reasons"].list.len() == 0
     broken = [
@@ -218,6 +247,8 @@ def _with_reasons(rows: pl.DataFrame, findings: tuple[Finding, ...]) -> pl.DataF
         for row in finding.rows
         if sound[row]
     ]
+    if not broken:
+        return rows
     told = pl.DataFrame(broken, schema={"_row": pl.Int64, "_told": pl.String})
     by_row = told.group_by("_row", maintain_order=True).agg("_told")
     joined = rows.join(by_row, on="_row", how="left", maintain_order="left")

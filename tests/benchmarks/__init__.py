@@ -8,8 +8,9 @@ import operator
 import re
 import statistics
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+Cost = TypeVar("Cost")
 _AIM = re.compile(r"(<=|>=|<|>) ([\d.]+)")
 _COMPARE = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 
@@ -67,6 +68,6 @@ def holds(aim: str, ratio: float) -> bool | None:
     return bool(_COMPARE[found[1]](ratio, float(found[2])))
 
 
-def in_turns(reference: Callable[[], float], ours: Callable[[], float], turns: int) -> list[tuple[float, float]]:
+def in_turns(reference: Callable[[], Cost], ours: Callable[[], Cost], turns: int) -> list[tuple[Cost, Cost]]:
     """A B A B: both sides meet the same moods of the machine."""
     return [(reference(), ours()) for _ in range(turns)]

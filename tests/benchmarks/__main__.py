@@ -16,7 +16,10 @@ from typing import Any
 from tests.benchmarks import Curve, Report, Result, chart, readme
 
 RESULTS = Path(".results")
-LEGS = ("serving", "shipping", "label_clock", "retrain", "fresh")
+LEGS = (
+    "serving", "shipping", "ingest", "history", "validation", "training", "out_of_core", "label_clock", "retrain",
+    "fresh",
+)  # fmt: skip
 """Modules of this package, in the order in which they are run."""
 LINE = "{:<52} {:>10} {:>10} {:<5} {:>7} {:>8} {:>6} {:>10}\n"
 

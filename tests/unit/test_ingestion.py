@@ -239,8 +239,11 @@ class Dying:
     """Tables whose append is another."""
 
     def __init__(self, tables, append):
+        self.tables = tables
         self.append = append
-        self.committed, self.scan, self.version = tables.committed, tables.scan, tables.version
+
+    def __getattr__(self, name):
+        return getattr(self.tables, name)
 
 
 def test_a_step_run_twice_on_the_same_arrivals_publishes_once(world):

@@ -1,0 +1,119 @@
+"""What is known of keys that were published: derived from committed rows, looked up without reading them.
+
+The index of a table lies in `keys` beside it and names the version up to which it speaks. Before each look-up it
+takes in the commits that it has not seen (a killed run leaves some). It is made anew from the published rows where
+it is missing or torn, where the log no longer tells what came when, or where it has not as many rows as the table.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipelines import key_index, lake
+from pipelines.key_index import CONTENT, KEY, PLACE, REVISION, Entries, Held, KeyIndex
+from pipelines.tools import Tables
+
+if TYPE_CHECKING:
+    import polars as pl
+
+log = logging.getLogger(__name__)
+LAYOUT = 1
+PART = 500_000
+"""Rows that are taken in at once."""
+SEEDS = (1, 2)
+"""Of the two halves of a key's hash."""
+NAMES = ("_old_hash", "_old_revision", "_old_batch", "_old_row")
+
+
+def known(tables: Tables, at: lake.TableAt, rows: "pl.DataFrame") -> "pl.DataFrame":
+    """Of each row's key, in their order: content hash and number of the revision in force, and the newest place.
+
+    Columns `_old_hash`, `_old_revision`, `_old_batch` and `_old_row`; null where the key is new.
+    """
+    import polars as pl
+
+    if rows.is_empty():
+        kinds = (pl.String(), pl.Int32(), pl.Int64(), pl.Int64())
+        return pl.DataFrame(schema=dict(zip(NAMES, kinds, strict=True)))
+    found = caught_up(tables, at).find(rows.select(_hashed(at)).to_numpy().astype(np.uint64, copy=False))
+    there = pl.Series(found[:, REVISION] > 0)
+    batch, row = key_index.placed(found[:, PLACE])
+    values = (_text(found[:, CONTENT]), found[:, REVISION].astype(np.int32), batch, row)
+    return pl.DataFrame(dict(zip(NAMES, values, strict=True))).select(
+        pl.when(there).then(pl.col(name)).alias(name) for name in NAMES
+    )
+
+
+def caught_up(tables: Tables, at: lake.TableAt) -> KeyIndex:
+    """The index of every row that is published now."""
+    version = tables.version(at.published)
+    layout = _layout(at)
+    index = KeyIndex.opened(Path(at.keys), layout)
+    if index is not None and index.held.version < version:
+        index = _behind(tables, at, index, version)
+    if index is not None and (index.held.version, index.held.rows) == (version, tables.rows(at.published)):
+        return index
+    log.info("table=%s the index of its keys is made anew", at.table.name)
+    empty = KeyIndex(Path(at.keys), Held(layout=layout, version=-1, rows=0))
+    return _taken_in(at, empty, tables.scan(at.published, version), version) if version >= 0 else empty
+
+
+def _behind(tables: Tables, at: lake.TableAt, index: KeyIndex, version: int) -> KeyIndex | None:
+    """Take in the commits that the index has not seen; None where the log does not tell them any more."""
+    added = tables.added(at.published, index.held.version, version)
+    return None if added is None else _taken_in(at, index, added, version)
+
+
+def _taken_in(at: lake.TableAt, index: KeyIndex, rows: "pl.LazyFrame", version: int) -> KeyIndex:
+    import polars as pl
+
+    columns = rows.collect_schema()
+    total = rows.select(pl.len()).collect().item() if columns else 0
+    if not set(at.table.key) <= set(columns):
+        return index.extended((), version, index.held.rows + total)
+    return index.extended(_entries(at, rows), version, index.held.rows + total)
+
+
+def _entries(at: lake.TableAt, rows: "pl.LazyFrame") -> Iterator[Entries]:
+    """Entries of rows, some at a time; a row without its key (of a time when the key was another) has none."""
+    import polars as pl
+
+    wanted = rows.drop_nulls(list(at.table.key)).select(
+        *_hashed(at), pl.col("_hash").str.decode("hex"), "_revision", "_batch", "_row"
+    )
+    for some in wanted.collect_batches(chunk_size=PART, maintain_order=False, engine="streaming"):
+        entries = np.empty((len(some), key_index.WIDTH), np.uint64)
+        entries[:, KEY] = some.select("_key_1", "_key_2").to_numpy()
+        entries[:, CONTENT] = np.frombuffer(b"".join(some["_hash"].to_list()), ">u8").reshape(-1, 2)
+        entries[:, REVISION] = some["_revision"].to_numpy()
+        entries[:, PLACE] = key_index.place(some["_batch"].to_numpy(), some["_row"].to_numpy())
+        yield entries
+
+
+def _hashed(at: lake.TableAt) -> "list[pl.Expr]":
+    """Both halves of the key's hash. A collision would make a row of a new key a revision, and lose no row."""
+    import polars as pl
+
+    declared = {column.name: lake.dtype(column) for column in at.table.columns}
+    key = pl.struct(pl.col(name).cast(declared[name]) for name in at.table.key)
+    return [key.hash(seed).alias(f"_key_{seed}") for seed in SEEDS]
+
+
+def _layout(at: lake.TableAt) -> str:
+    """Another version of Polars hashes otherwise, and so does another type of the key."""
+    import polars as pl
+
+    kinds = {column.name: column.type for column in at.table.columns if column.name in at.table.key}
+    return json.dumps([LAYOUT, pl.__version__, [(name, kinds[name]) for name in at.table.key]])
+
+
+def _text(content: "np.typing.NDArray[np.uint64]") -> "pl.Series":
+    """Content hashes as the table writes them."""
+    import polars as pl
+
+    whole = content.astype(">u8").tobytes().hex()
+    return pl.Series([whole[start : start + 32] for start in range(0, len(whole), 32)], dtype=pl.String)
