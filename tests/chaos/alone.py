@@ -34,11 +34,13 @@ from pipelines.runner import here
 from pipelines.spec import UseCase
 from pipelines.steps.quarantine import replay
 from pipelines.tools import Tools
-from tests.builders import LOCK
+from tests.builders import LOCK, replace
 from tests.chaos.drops import Drops, seen_rows
 from tests.chaos.laws import Releases, Rows
 
-SECONDS = 120.0
+SECONDS = 240.0
+LOOK = 0.0002
+"""Between two looks for a middle: asleep, so that who is watched has the processor, and awake at once."""
 
 
 class Where(NamedTuple):
@@ -120,9 +122,16 @@ class Alone:
         )
 
     def asked(self, query: str, *given: object) -> list[Any]:
-        """Of MLflow's database."""
-        with psycopg.connect(self.where.mlflow.replace("+psycopg2", "")) as connection:
-            return connection.execute(query, given).fetchall()  # type: ignore[call-overload]
+        """Of MLflow's database, over a kept connection: middles are short."""
+        return self._mlflow.execute(query, given).fetchall()  # type: ignore[call-overload]
+
+    @cached_property
+    def _mlflow(self) -> "psycopg.Connection[Any]":
+        return psycopg.connect(self.where.mlflow.replace("+psycopg2", ""), autocommit=True)
+
+    def close(self) -> None:
+        """Let go of what was opened to look."""
+        self._mlflow.close()
 
     # --- the process -----------------------------------------------------------------------------------
 
@@ -162,9 +171,29 @@ def _work(where: Where, flow: str, stop_after: str) -> None:
     FLOWS[flow](world, stopping(world, stop_after))
 
 
+class Stopping:
+    """A tool that stops the whole process when one of its calls has come back: nobody knows of it yet."""
+
+    def __init__(self, tool: object, call: str) -> None:
+        self._tool, self._call = tool, call
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self._tool, name)
+
+        def calling(*given: Any, **named: Any) -> Any:
+            result = real(*given, **named)
+            if name == self._call:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            return result
+
+        return calling
+
+
 def stopping(world: Alone, stop_after: str) -> flows.Runner:
-    """Runs steps here, and stops the whole process after one of them."""
-    do = here(world.tools, world.use_case)
+    """Runs steps here; the process stops itself after that step, or after that call of a tool (`tracker.log`)."""
+    tool, _, call = stop_after.rpartition(".")
+    struck = {tool: Stopping(getattr(world.tools, tool), call)} if tool else {}
+    do = here(replace(world.tools, **struck), world.use_case)
 
     def stopping_do(step: Callable[..., Any]) -> Callable[..., Any]:
         def run(*given: Any) -> Any:
@@ -218,6 +247,7 @@ def kill_in(process: BaseProcess, middle: Callable[[], bool]) -> bool:
     assert process.pid is not None
     while process.is_alive():
         if not middle():
+            time.sleep(LOOK)
             continue
         os.kill(process.pid, signal.SIGSTOP)
         if middle() and process.is_alive():

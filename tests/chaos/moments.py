@@ -1,6 +1,7 @@
 """What is under way when a fault strikes, how its middle is seen from outside, and how it comes to its end."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -169,13 +170,20 @@ def stopped(middle: Callable[[], bool], whom: Sequence[Seen]) -> bool:
 
 
 def files(folder: Path) -> set[str]:
-    """Data files, also half-made ones, whether a commit names them or not."""
-    return {each.name for each in folder.glob("*.parquet*")}
+    """Data files, also half-made ones, whether a commit names them or not; cheap, for a middle is short."""
+    return {name for name in _names(folder) if ".parquet" in name}
 
 
 def commits_of(folder: Path) -> int:
     """How many commits there are."""
-    return sum(1 for _ in (folder / "_delta_log").glob("*.json"))
+    return sum(name.endswith(".json") for name in _names(folder / "_delta_log"))
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)  # ruff: ignore[os-listdir]
+    except FileNotFoundError:
+        return []
 
 
 @contextmanager
