@@ -15,25 +15,40 @@ from pathlib import Path
 
 from pipelines import catalog
 from pipelines.machine import postgres
-from tests.chaos.cells import WALKED, Cell, cells
+from tests.chaos.cells import WALKED, cells
+from tests.chaos.disk import small_disk
 from tests.chaos.drops import Drops
-from tests.chaos.faults import FAULTS, small_disk
+from tests.chaos.faults import FAULTS
 from tests.chaos.live import NAME, Live
 from tests.chaos.runner import BROKEN, HELD, MISSED, Outcome, ready, walk
 from tests.e2e.clients import asking
 from tests.e2e.conftest import Stack, free_block
 
 RESULTS = Path(".results")
+DISK = "3g"
+"""Room for a home; a start asks for 2 GiB."""
 CLIENTS, PAUSE, LABEL_EVERY = 2, 0.03, 20
 
 
 def main() -> int:
     """0 when every cell held (or was skipped, with its reason)."""
     words = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    words.add_argument("--only", metavar="KILLED", choices=sorted(FAULTS), help="this fault only")
-    words.add_argument("--during", metavar="MOMENT", choices=list(WALKED), help="this moment only")
+    words.add_argument(
+        "--only",
+        metavar="KILLED",
+        choices=sorted(FAULTS),
+        action="append",
+        help="this fault only; may be repeated",
+    )
+    words.add_argument(
+        "--during",
+        metavar="MOMENT",
+        choices=list(WALKED),
+        action="append",
+        help="this moment only; may be repeated",
+    )
     asked = words.parse_args()
-    chosen = cells(asked.only, asked.during)
+    chosen = cells(asked.only or (), asked.during or ())
     if not chosen:
         words.error("there is no such cell: " + "; ".join(f"{m}: {', '.join(f)}" for m, f in WALKED.items()))
     began = time.monotonic()
@@ -58,7 +73,7 @@ def stack() -> Generator[Live, None, None]:
     drops.write(0)
     running = Stack(at / "home", free_block(), data)
     try:
-        with small_disk(at / "home") as no_disk:
+        with small_disk(at / "home", DISK) as no_disk:
             try:
                 yield from _served(running, drops, no_disk)
             finally:
@@ -128,12 +143,6 @@ def shown(one: Outcome | None) -> str:
     if one is None:
         return "."
     return one.verdict if one.verdict != HELD or one.seconds is None else f"{one.seconds:.0f} s"
-
-
-def cell_of(killed: str, during: str) -> Cell:
-    """By its names."""
-    (found,) = cells(killed, during)
-    return found
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The cells that make sense: what can die while what is under way."""
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 from tests.chaos.faults import FAULTS, SERVICES, Fault
@@ -16,10 +17,6 @@ class Cell(NamedTuple):
 QUICK = ("place", *SERVICES, "proxy")
 """At rest in `make test`."""
 WALKED = {
-    "at rest": (
-        *QUICK, "scheduler, all of it", "scheduler's keeper", "database's keeper", "database away 30 s",
-        "database hangs 30 s", "proxy restarted", "disk full", "supervisord", "reboot",
-    ),
     "ingest: receive": ("task",),
     "ingest: validate": ("task", "executor's worker"),
     "ingest: publish": ("task", "postgres", "airflow-scheduler"),
@@ -41,15 +38,25 @@ WALKED = {
     "shipping": ("shipper", "postgres", "reboot"),
     "label join": ("shipper", "postgres"),
     "quarantine replay": ("command", "postgres"),
+    "at rest": (
+        "disk full", "supervisord", "reboot", *QUICK, "scheduler, all of it", "scheduler's keeper",
+        "database's keeper", "database away 30 s", "database hangs 30 s", "proxy restarted",
+    ),
 }  # fmt: skip
 """What is killed, by moment."""
 
 
-def cells(killed: str | None = None, during: str | None = None) -> list[Cell]:
+def cells(killed: Collection[str] = (), during: Collection[str] = ()) -> list[Cell]:
     """All of them, or those that are asked for."""
     return [
         Cell(FAULTS[fault], MOMENTS[moment])
         for moment, faults in WALKED.items()
         for fault in faults
-        if killed in {None, fault} and during in {None, moment}
+        if (not killed or fault in killed) and (not during or moment in during)
     ]
+
+
+def cell_of(killed: str, during: str) -> Cell:
+    """By its names."""
+    (found,) = cells({killed}, {during})
+    return found

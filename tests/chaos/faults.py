@@ -1,20 +1,15 @@
 """What is struck, and how: each fault is data. Only processes that the supervisor or a keeper knows are struck."""
 
-import contextlib
-import subprocess
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from pipelines.machine.keeper import Seen
+from tests.chaos.disk import filled
 from tests.chaos.live import NAME, Live, frozen, kill, until
 
 AWAY_SECONDS = 30.0
 """How long a service that is away stays away."""
-DISK = "3g"
-"""Room for a home; a start asks for 2 GiB."""
 
 
 class Skipped(Exception):
@@ -128,47 +123,12 @@ def reboot(live: Live) -> None:
 # --- a full disk --------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def small_disk(at: Path) -> Generator[str, None, None]:
-    """A disk in memory, for a home; why there is none, where this account may not mount."""
-    at.mkdir(parents=True, exist_ok=True)
-    words = ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=700", "tmpfs", str(at)]
-    made = subprocess.run(words, capture_output=True, text=True, check=False)
-    if made.returncode:
-        yield f"no small disk: {made.stderr.strip()[:120]}"
-        return
-    try:
-        yield ""
-    finally:
-        subprocess.run(["umount", "--lazy", str(at)], capture_output=True, check=True)
-
-
-@contextmanager
-def full(live: Live) -> Generator[None, None, None]:
-    """No room in the home (PostgreSQL's files lie elsewhere when root runs it) while the block runs."""
-    if live.no_disk:
-        raise Skipped(live.no_disk)
-    ballast = live.settings.home / "ballast"
-    with ballast.open("wb", buffering=0) as out:
-        _fill(out)
-        try:
-            yield
-        finally:
-            ballast.unlink()
-
-
-def _fill(out: BinaryIO) -> None:
-    """Large pieces, then small ones, until not one byte fits."""
-    for size in (2**20, 4096, 1):
-        with contextlib.suppress(OSError):
-            while out.write(b"\0" * size):
-                pass
-
-
 def disk_full(live: Live) -> None:
     """Requests are refused by name, an ingest says what is wrong; then there is room again."""
+    if live.no_disk:
+        raise Skipped(live.no_disk)
     live.drop()
-    with full(live):
+    with filled(live.settings.home):
         until(lambda: any("log_full" in told for told in live.requests(True).failures), "a refusal", 60)
         told = live.stack.run("ingest", code=75)
     if "No space left" not in told:

@@ -142,7 +142,7 @@ class Live:
 
     def everything(self) -> list[Seen]:
         """supervisord, every keeper, every service and all below them."""
-        pid = int((self.settings.at.services / "supervisord.pid").read_text())
+        pid = int(self.supervisor._call("getPID"))
         top = keeper.seen(pid)
         if top is None:
             raise ServiceAway("supervisord does not run")

@@ -11,7 +11,7 @@ from tests.chaos.faults import Skipped
 from tests.chaos.live import PATIENCE, Live, until
 from tests.chaos.moments import Missed, Work, catch
 
-TRIES = 5
+TRIES = 4
 """How often a middle that was missed is sought again."""
 HELD, BROKEN, MISSED, SKIPPED = "held", "BROKEN", "missed", "skipped"
 
@@ -71,6 +71,7 @@ def walk(live: Live, cell: Cell) -> Outcome:
                 work.finish()
                 continue
             except (AssertionError, TimeoutError) as wrong:
+                live.seen_failures = len(live.client.failures)
                 return Outcome(cell, BROKEN, told=f"the fault itself: {wrong}")
             told = settle(live, cell, work)
             seconds = time.monotonic() - began - cell.fault.lasts

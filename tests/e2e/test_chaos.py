@@ -3,8 +3,7 @@
 import pytest
 
 from pipelines import catalog
-from tests.chaos.__main__ import cell_of
-from tests.chaos.cells import QUICK
+from tests.chaos.cells import QUICK, cell_of
 from tests.chaos.drops import Drops
 from tests.chaos.live import NAME, Live
 from tests.chaos.runner import HELD, ready, walk
