@@ -34,7 +34,7 @@ class Patient:
 
 def main() -> None:
     """Run it."""
-    sys.stderr = Patient(sys.stderr)  # type: ignore[assignment]
+    sys.stderr = Patient(sys.stderr)
     supervisord.main()
 
 
