@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pipelines import catalog
 from pipelines.machine import postgres
+from pipelines.machine.front import interruptible
 from tests.chaos.cells import WALKED, cells
 from tests.chaos.disk import small_disk
 from tests.chaos.drops import Drops
@@ -54,7 +55,7 @@ def main() -> int:
     began = time.monotonic()
     outcomes: list[Outcome] = []
     try:
-        with stack() as live:
+        with interruptible(), stack() as live:
             for cell in chosen:
                 outcomes.append(walk(live, cell))
                 say(line(outcomes[-1]))

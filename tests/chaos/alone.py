@@ -37,6 +37,7 @@ from pipelines.tools import Tools
 from tests.builders import LOCK, replace
 from tests.chaos.drops import Drops, seen_rows
 from tests.chaos.laws import Releases, Rows
+from tests.chaos.live import together
 
 SECONDS = 240.0
 LOOK = 0.0002
@@ -243,7 +244,16 @@ def kill_stopped(process: BaseProcess) -> None:
 
 
 def kill_in(process: BaseProcess, middle: Callable[[], bool]) -> bool:
-    """SIGKILL while the middle is to be seen and the process is stopped; False: the process was quicker."""
+    """SIGKILL while the middle is to be seen and the process is stopped; False: the process was quicker.
+
+    Both share one processor, so that the process does not get far between two looks however busy the machine is.
+    """
+    assert process.pid is not None
+    with together([process.pid]):
+        return _kill_in(process, middle)
+
+
+def _kill_in(process: BaseProcess, middle: Callable[[], bool]) -> bool:
     assert process.pid is not None
     while process.is_alive():
         if not middle():

@@ -1,5 +1,6 @@
 """The running stack as the suite sees it: what runs, what serves, what the books say; and who may be struck."""
 
+import contextlib
 import json
 import os
 import signal
@@ -320,6 +321,31 @@ def frozen(processes: Sequence[Seen]) -> Generator[None, None, None]:
         yield
     finally:
         keeper.tell(processes, signal.SIGCONT)
+
+
+@contextmanager
+def together(pids: Iterable[int]) -> Generator[None, None, None]:
+    """Those processes and this thread on one processor while the block runs.
+
+    Then they do not get far between two looks, however busy the machine is: a middle is not missed.
+    """
+    mine = os.sched_getaffinity(0)
+    for pid in pids:
+        _confine(pid, {min(mine)})
+    os.sched_setaffinity(0, {min(mine)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, mine)
+        for pid in pids:
+            _confine(pid, mine)
+
+
+def _confine(pid: int, processors: set[int]) -> None:
+    """Each thread that there is; later ones follow their parent."""
+    with contextlib.suppress(OSError):
+        for thread in (keeper.PROC / str(pid) / "task").iterdir():
+            os.sched_setaffinity(int(thread.name), processors)
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from pipelines.adapters.airflow_rest import DONE
 from pipelines.adapters.delta import DeltaTables
 from pipelines.machine import keeper
 from pipelines.machine.keeper import Seen
-from tests.chaos.live import NAME, Live, frozen, patient, until
+from tests.chaos.live import NAME, Live, frozen, patient, together, until
 
 INGEST, RETRAIN = f"ingest_{NAME}", f"retrain_{NAME}"
 LOOK = 0.0005
@@ -88,6 +88,7 @@ class DagRun:
     def __init__(self, live: Live, dag: str) -> None:
         self.live, self.dag = live, dag
         self.run = live.rest.trigger(dag, {"reason": "chaos"} if dag == RETRAIN else {})
+        self.last = "none"
 
     def state(self, task: str) -> str:
         """Of that task; none before it is known."""
@@ -96,13 +97,14 @@ class DagRun:
 
     def ended(self) -> bool:
         """Whether it needs no more."""
-        return self.live.rest.state(self.dag, self.run) in DONE
+        self.last = self.live.rest.state(self.dag, self.run)
+        return self.last in DONE
 
     def finish(self) -> None:
         """Success, by Airflow's own recovery."""
         until(self.ended, f"{self.dag} to end", WORK_SECONDS)
-        if (state := self.live.rest.state(self.dag, self.run)) != "success":
-            raise AssertionError(f"{self.dag} ended as {state}")
+        if self.last != "success":
+            raise AssertionError(f"{self.dag} ended as {self.last}")
 
     def in_task(self, task: str) -> Work:
         """Its middle: that task runs, in a process that there is."""
@@ -153,9 +155,11 @@ def delta_commit(live: Live) -> Generator[Work, None, None]:
         """Who writes is found out before: the middle is over sooner than Airflow answers."""
         if not writers and run.state("exercise.publish") == "running":
             writers.extend(live.tasks())
+            near.enter_context(together([one.pid for one in writers]))
         return stopped(lambda: bool(files(folder) - before) and commits_of(folder) == commits, writers)
 
-    yield Work(reached, lambda: commits_of(folder) > commits, run.finish, lambda: writers)
+    with ExitStack() as near:
+        yield Work(reached, lambda: commits_of(folder) > commits, run.finish, lambda: writers)
 
 
 def stopped(middle: Callable[[], bool], whom: Sequence[Seen]) -> bool:
