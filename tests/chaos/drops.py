@@ -1,5 +1,6 @@
 """Files that arrive while things die, and what is known of every row in them."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,11 +36,15 @@ class Drops:
         made["burnt"].write_csv(self.folder / f"calories-{drop}.csv")
         return f"exercise-{drop}.csv"
 
-    def mend(self, table: Table, rows: list[int], file: str, cells: list[dict[str, str]]) -> None:
-        """A person corrected these rows."""
-        kept = self.mended.setdefault(table.name, {})
-        for row, mended in zip(rows, cells, strict=True):
-            kept[file, row] = _cells(tuple(mended[column.name] for column in table.columns))
+    def correct(self, table: Table, waiting: pl.DataFrame, file: Path) -> Path:
+        """Corrections of waiting rows, as a person writes them for `quarantine replay --fixed`."""
+        mended = [{**json.loads(raw), "Height": "180"} for raw in waiting["raw"]]
+        kept, names = self.mended.setdefault(table.name, {}), [column.name for column in table.columns]
+        for place, cells in zip(waiting.select("file", "row").rows(), mended, strict=True):
+            kept[place] = _cells(tuple(cells[name] for name in names))
+        places = waiting.select(_batch="batch", _row="row")
+        pl.concat([places, pl.DataFrame(mended)], how="horizontal").write_csv(file)
+        return file
 
     def sent(self, table: Table) -> dict[Place, Cells]:
         """Every row of every file, by what is known of it."""

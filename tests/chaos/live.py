@@ -1,7 +1,6 @@
 """The running stack as the suite sees it: what runs, what serves, what the books say; and who may be struck."""
 
 import contextlib
-import json
 import os
 import signal
 import time
@@ -74,8 +73,7 @@ class Live:
 
     @cached_property
     def mlflow(self) -> MlflowClient:
-        """The tracking server's own client; the platform's settings make it patient for seconds only."""
-        assert self.tools.tracker
+        """The tracking server's own client, for questions that the platform does not ask."""
         return MlflowClient(self.settings.mlflow)
 
     # --- new rows --------------------------------------------------------------------------------------
@@ -97,12 +95,7 @@ class Live:
         self.ingest_here()
         at = lake.TableAt(str(self.settings.at.tables / NAME), self.use_case.tables[0])
         waiting = lake.waiting(DeltaTables(), at).filter(pl.col("file") == self.dropped)
-        mended = [{**json.loads(raw), "Height": "180"} for raw in waiting["raw"]]
-        self.drops.mend(at.table, waiting["row"].to_list(), self.dropped, mended)
-        file = self.stack.home / "corrected.csv"
-        places = waiting.select(_batch="batch", _row="row")
-        pl.concat([places, pl.DataFrame(mended)], how="horizontal").write_csv(file)
-        return file
+        return self.drops.correct(at.table, waiting, self.stack.home / "corrected.csv")
 
     @staticmethod
     def now() -> datetime:

@@ -269,7 +269,7 @@ def alias_move(live: Live) -> Generator[Work, None, None]:
 
 # --- the log ------------------------------------------------------------------------------------------------
 
-BATCH, BATCHES = 1000, 30
+BATCH, BATCHES = 1000, 20
 
 
 def _backlog(live: Live) -> None:

@@ -1,12 +1,10 @@
 """The quick half: a real flow, killed after each step and in the middle of each write, then run again."""
 
-import json
 import shutil
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
-import polars as pl
 import psycopg
 import pytest
 from mlflow import MlflowClient
@@ -181,11 +179,7 @@ def test_a_replay_killed_in_the_middle_of_a_delta_commit_publishes_each_row_once
 def _correct(world):
     """What a person would give to `quarantine replay --fixed`."""
     waiting = lake.waiting(world.tools.tables, world.at())
-    mended = [{**json.loads(raw), "Height": "180"} for raw in waiting["raw"]]
-    for row, file, cells in zip(waiting["row"], waiting["file"], mended, strict=True):
-        world.drops.mend(world.at().table, [row], file, [cells])
-    places = waiting.select(_batch="batch", _row="row")
-    pl.concat([places, pl.DataFrame(mended)], how="horizontal").write_csv(world.where.folder / "corrected.csv")
+    world.drops.correct(world.at().table, waiting, world.where.folder / "corrected.csv")
 
 
 def test_a_training_killed_in_the_middle_of_its_write_to_mlflow_is_done_once(world):
