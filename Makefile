@@ -3,10 +3,11 @@
 #   make up [DATA=folder] [USECASE=name]    install, start everything, run the main job; Ctrl-C stops
 #   make down                               stop everything
 #   make test | check | bench | bench-peers | load | fuzz
+#   make chaos                              kill everything everywhere, and print what held (half an hour)
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := up
-.PHONY: up down test check bench bench-peers load fuzz install
+.PHONY: up down test check bench bench-peers chaos load fuzz install
 
 VENV := .venv
 STAMP := $(VENV)/installed
@@ -37,6 +38,9 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	@exec $(VENV)/bin/python -m tests.benchmarks
+
+chaos: $(STAMP)
+	@exec $(VENV)/bin/python -m tests.chaos
 
 bench-peers: $(STAMP)
 	@PATH="$(abspath $(VENV))/bin:$$PATH" exec $(VENV)/bin/python -m tests.benchmarks.peers

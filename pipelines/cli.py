@@ -1,14 +1,17 @@
 """Command line: `touchline COMMAND`. Exit codes: 0 done, 1 a final error, 75 try again later."""
 
 import argparse
+import errno
 import logging
+import os
 import sys
 
 from pipelines import settings as settings_of
 from pipelines.commands import flow, label, machine, new, quality, quarantine, simulate, suggest, trace, validate
-from pipelines.errors import Final, TouchlineError
+from pipelines.errors import Final, NoRoom, TouchlineError
 
 FINAL, AGAIN, INTERRUPTED = 1, 75, 130
+NO_SPACE = os.strerror(errno.ENOSPC)
 ROOMS = (machine, flow, validate, quarantine, label, quality, trace, simulate, suggest, new)
 
 
@@ -25,10 +28,20 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if asked.debug:
             raise
-        return tell(asked.command, Final(f"the operating system refuses: {error}"))
+        return tell(asked.command, refusal(error))
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
+
+
+def refusal(error: OSError) -> TouchlineError:
+    """What the operating system refuses it refuses again; a full disk may have room later.
+
+    Libraries that write files themselves tell the reason in words alone.
+    """
+    if error.errno == errno.ENOSPC or NO_SPACE in str(error):
+        return NoRoom(f"the disk is full: {error}: make room; what was begun is finished then")
+    return Final(f"the operating system refuses: {error}")
 
 
 def tell(command: str, error: TouchlineError) -> int:

@@ -15,7 +15,8 @@ TouchlineError
 │   └── CannotStart         the machine lacks something; found before anything was started
 └── Passing                 a repeat may help (exit code 75, retried)
     ├── ServiceAway         a service did not answer
-    └── Busy                another run of the same flow holds the lock
+    ├── Busy                another run of the same flow holds the lock
+    └── NoRoom              the disk is full; what was begun is finished when there is room
 """
 
 
@@ -81,3 +82,7 @@ class ServiceAway(Passing):
 
 class Busy(Passing):
     """Another run of the same flow holds the lock."""
+
+
+class NoRoom(Passing):
+    """The disk is full."""

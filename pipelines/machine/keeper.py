@@ -143,12 +143,19 @@ def boot() -> str:
         return ""
 
 
-def take_note(note: Path, session: int, living: Iterable[Seen]) -> None:
-    """Keep who belongs to the service, so that a later keeper finds it even after our kill -9."""
+def take_note(note: Path, session: int, living: Iterable[Seen]) -> bool:
+    """Keep who belongs to the service, so that a later keeper finds it even after our kill -9.
+
+    False on a full disk: the note before stays, and no service ends for want of a newer one.
+    """
     text = json.dumps({"boot": boot(), "session": session, "pids": {one.pid: one.started for one in living}})
     partial = note.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(note)
+    try:
+        partial.write_text(text)
+        partial.replace(note)
+    except OSError:
+        return False
+    return True
 
 
 def noted(note: Path) -> list[Seen]:
@@ -338,8 +345,7 @@ class Watch:
 
     def _note(self, session: int) -> None:
         living = with_me()
-        if living != self.known:
-            take_note(self.order.note, session, living)
+        if living != self.known and take_note(self.order.note, session, living):
             self.known = living
 
     def _below(self) -> list[Seen]:

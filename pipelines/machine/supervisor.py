@@ -210,7 +210,7 @@ class Supervisor:
         """supervisord in a session of its own: neither Ctrl-C nor the end of its caller reaches it."""
         with (self.home.logs / "supervisord.err").open("wb") as errors:
             return subprocess.Popen(
-                [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self.configuration)],
+                [sys.executable, "-m", "pipelines.machine.supervisord", "-n", "-c", str(self.configuration)],
                 cwd=self.home.root,
                 env=base_environment(os.environ),
                 stdin=subprocess.DEVNULL,

@@ -147,3 +147,12 @@ def test_variables_come_from_a_file_and_not_from_the_command_line(tmp_path: Path
         check=True,
     )
     assert told.stdout == "not to be shown\n"
+
+
+def test_a_note_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    note, mine = tmp_path / "one.note", keeper.everyone()[:1]
+    assert keeper.take_note(note, 1, mine)
+    before = note.read_text()
+    (tmp_path / "one.partial").mkdir()
+    assert not keeper.take_note(note, 2, [])
+    assert note.read_text() == before

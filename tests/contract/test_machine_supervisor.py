@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from pipelines.machine import keeper
 from pipelines.machine.services import Service
 from pipelines.machine.supervisor import Process, Supervisor
 from pipelines.settings import Home
+from tests.chaos.disk import filled, small_disk
 from tests.conftest import free_port, wait_for
 
 SLEEP = "import os, sys, time; print('word', os.environ.get('WORD'), flush=True); time.sleep(600)"
@@ -125,3 +128,23 @@ def test_variables_lie_in_a_file_for_the_owner_alone(supervisor: Supervisor, hom
     file: Path = home.services / "enabled" / "place-a.json"
     assert json.loads(file.read_text()) == {"WORD": "secret"}
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+CHATTY = "import time\nwhile True: print('word' * 50, flush=True); time.sleep(0.01)"
+
+
+def test_supervisord_and_its_services_live_through_a_full_disk() -> None:
+    at = Path(tempfile.mkdtemp(prefix="tl-disk-"))
+    with small_disk(at, "4m") as no_disk:
+        if no_disk:
+            pytest.skip(no_disk)
+        one = Supervisor(Home(at))
+        one.start((Service("chatty", (sys.executable, "-c", CHATTY)),))
+        before, log = one.status(), at / "logs" / "chatty.log"
+        with filled(at):
+            silent = log.stat().st_size
+            time.sleep(3)
+            assert [(each.name, each.pid) for each in one.status()] == [(each.name, each.pid) for each in before]
+        wait_for(lambda: log.stat().st_size > silent + 10_000, "the log to go on")
+        one.stop()
+    at.rmdir()

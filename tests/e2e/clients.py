@@ -1,4 +1,4 @@
-"""A client that keeps asking, and counts every answer that is not one."""
+"""A client that keeps asking and labelling, and counts every answer that is not one."""
 
 import http.client
 import json
@@ -7,47 +7,89 @@ import time
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
+
+HEADERS = {"content-type": "application/json"}
+
+
+class Failure(NamedTuple):
+    """A request without a good answer."""
+
+    at: float
+    """Of the monotonic clock."""
+    told: str
 
 
 class Asking:
-    """Requests over kept connections, one after the other in each thread, until it is left."""
+    """Requests over kept connections, one after the other in each thread, until it is left.
 
-    def __init__(self, port: int, body: dict[str, Any]) -> None:
+    Every `label_every`-th answer gets its label, every second one of these twice; 0: none.
+    """
+
+    def __init__(self, port: int, body: dict[str, Any], label_every: int = 0, pause: float = 0.005) -> None:
         self.port, self.body = port, json.dumps(body)
+        self.label_every, self.pause = label_every, pause
         self.versions: Counter[str] = Counter()
-        self.failed: list[str] = []
+        self.failures: list[Failure] = []
         self.ids: list[str] = []
         self.outputs: set[float] = set()
+        self.labelled: dict[str, float] = {}
+        """What was told of each prediction whose label was taken in."""
         self._stop = threading.Event()
 
-    def _ask(self) -> None:
+    @property
+    def failed(self) -> list[str]:
+        """What came back instead of each good answer."""
+        return [each.told for each in self.failures]
+
+    def _work(self) -> None:
         line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         while not self._stop.is_set():
-            try:
-                line.request("POST", "/calories/predict", self.body, {"content-type": "application/json"})
-                answer = line.getresponse()
-                told = answer.read()
-            except (OSError, http.client.HTTPException) as broken:
-                self.failed.append(repr(broken))
-                line.close()
-                continue
-            if answer.status != 200:
-                self.failed.append(f"{answer.status} {told[:200]!r}")
-                continue
-            said = json.loads(told)
-            self.versions[said["model_version"]] += 1
-            self.ids.append(said["prediction_id"])
-            self.outputs.add(round(said["output"]["calories"], 3))
-            time.sleep(0.005)
+            said = self._post(line, "predict", self.body, 200)
+            if said is not None:
+                self._keep(line, said)
+            time.sleep(self.pause)
         line.close()
+
+    def _post(self, line: http.client.HTTPConnection, route: str, body: str, good: int) -> dict[str, Any] | None:
+        """The answer; None after a failure, which is counted."""
+        try:
+            line.request("POST", f"/calories/{route}", body, HEADERS)
+            answer = line.getresponse()
+            told = answer.read()
+        except (OSError, http.client.HTTPException) as broken:
+            self.failures.append(Failure(time.monotonic(), repr(broken)))
+            line.close()
+            return None
+        if answer.status != good:
+            self.failures.append(Failure(time.monotonic(), f"{answer.status} {told[:200].decode()}"))
+            return None
+        said: dict[str, Any] = json.loads(told)
+        return said
+
+    def _keep(self, line: http.client.HTTPConnection, said: dict[str, Any]) -> None:
+        self.versions[said["model_version"]] += 1
+        self.ids.append(said["prediction_id"])
+        self.outputs.add(round(said["output"]["calories"], 3))
+        place = len(self.ids)
+        if self.label_every and place % self.label_every == 0:
+            self._label(line, said["prediction_id"], place)
+
+    def _label(self, line: http.client.HTTPConnection, name: str, place: int) -> None:
+        actual = float(place % 300)
+        body = json.dumps({"prediction_id": name, "actual": actual})
+        for _ in range(1 + place // self.label_every % 2):
+            if self._post(line, "labels", body, 202) is not None:
+                self.labelled[name] = actual
 
 
 @contextmanager
-def asking(port: int, body: dict[str, Any], threads: int = 4) -> Generator[Asking]:
+def asking(
+    port: int, body: dict[str, Any], threads: int = 4, label_every: int = 0, pause: float = 0.005
+) -> Generator[Asking]:
     """Keep asking while the block runs."""
-    client = Asking(port, body)
-    running = [threading.Thread(target=client._ask) for _ in range(threads)]
+    client = Asking(port, body, label_every, pause)
+    running = [threading.Thread(target=client._work) for _ in range(threads)]
     for one in running:
         one.start()
     try:

@@ -82,13 +82,13 @@ class Stack:
     def settings(self) -> Settings:
         return settings_of.load(home=self.home, base_port=self.base_port, data=self.data)
 
-    def run(self, *words: str, code: int = 0) -> str:
-        """A command of the platform, as a person types it."""
+    def run(self, *words: str, code: int | None = 0) -> str:
+        """A command of the platform, as a person types it; None: however it ends."""
         done = subprocess.run(
             [sys.executable, "-m", "pipelines.cli", *words],
             env=self.environment, capture_output=True, text=True, timeout=UP_SECONDS, check=False,
         )  # fmt: skip
-        assert done.returncode == code, (
+        assert code is None or done.returncode == code, (
             f"touchline {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         )
         return done.stdout + done.stderr

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import shutil
-import signal
 import subprocess
 
 import mlflow
@@ -79,6 +77,15 @@ def test_the_model_route_tells_what_answers(stack):
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/healthz", "/metrics", "/docs.json"])
 def test_the_routes_that_operators_expect_answer(stack, path):
     assert stack.ask(f"/calories{path}").status == 200
+
+
+def logged(stack, ids):
+    try:
+        with psycopg.connect(stack.settings.database) as connection:
+            query = "select count(distinct prediction_id) from predictions where prediction_id = any(%s)"
+            return connection.execute(query, (ids,)).fetchone()[0]
+    except psycopg.OperationalError:
+        return -1
 
 
 # --- bad requests ------------------------------------------------------------------------------------------
@@ -299,80 +306,6 @@ def test_the_run_in_mlflow_shows_parameters_metrics_plots_data_signature_and_ver
     assert run.inputs.dataset_inputs[0].dataset.name.startswith("snapshot-")
     plots = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "plots")}
     assert plots == {"plots/held_out_calories.png", "plots/importance_energy.png"}
-
-
-# --- kill -9 -----------------------------------------------------------------------------------------------
-
-PLACE = "place"
-CLIENTS_UNHARMED = (
-    PLACE,
-    "reconciler",
-    "shipper",
-    "mlflow",
-    "airflow-scheduler",
-    "airflow-dag-processor",
-)
-OTHERS = ("airflow-api-server", "airflow-triggerer", "postgres")
-
-
-def running(stack, name):
-    """The pids below the keeper of a service that runs; none where it does not."""
-    for one in stack.status()["services"]:
-        if one["name"].startswith(name) and one["state"] == "RUNNING":
-            return world.descendants(one["pid"])
-    return []
-
-
-def kill(stack, name):
-    """Kill the service's own process, below its keeper; its pid."""
-    below = []
-    wait_for(lambda: below.extend(running(stack, name)) or below, f"{name} to run", 60)
-    os.kill(below[0], signal.SIGKILL)
-    return below[0]
-
-
-def is_back(stack, name, killed):
-    below = running(stack, name)
-    return bool(below) and killed not in below
-
-
-def a_stable_place(stack):
-    """The service of a place that serves, when no swap is under way."""
-    wait_for(lambda: [place["role"] for place in stack.case()["places"]] == ["stable"] * 2, "the swap's end", 120)
-    place = stack.case()["places"][0]
-    return f"place-calories-{place['line']}-{place['port']}"
-
-
-@pytest.mark.parametrize("name", CLIENTS_UNHARMED + OTHERS)
-def test_any_process_that_is_killed_comes_back_and_no_request_fails(stack, name):
-    name = a_stable_place(stack) if name == PLACE else name
-    with asking(stack.settings.ports.proxy, stack.row()) as client:
-        killed = kill(stack, name)
-        wait_for(lambda: is_back(stack, name, killed), f"{name} to come back", 240)
-        wait_for(lambda: len(client.ids) > 100, "a hundred answers")
-    assert client.failed == []
-    wait_for(lambda: logged(stack, client.ids) == len(set(client.ids)), "every answer in the log", 120)
-
-
-def test_a_killed_proxy_comes_back_and_nothing_answered_is_lost(stack):
-    with asking(stack.settings.ports.proxy, stack.row()) as client:
-        wait_for(lambda: len(client.ids) > 20, "answers")
-        killed = kill(stack, "proxy")
-        wait_for(lambda: is_back(stack, "proxy", killed), "the proxy to come back", 240)
-        answered = len(client.ids)
-        wait_for(lambda: len(client.ids) > answered + 50, "answers after it")
-    answered_wrongly = [told for told in client.failed if told[0].isdigit()]
-    assert answered_wrongly == []
-    wait_for(lambda: logged(stack, client.ids) == len(set(client.ids)), "every answer in the log", 120)
-
-
-def logged(stack, ids):
-    try:
-        with psycopg.connect(stack.settings.database) as connection:
-            query = "select count(distinct prediction_id) from predictions where prediction_id = any(%s)"
-            return connection.execute(query, (ids,)).fetchone()[0]
-    except psycopg.OperationalError:
-        return -1
 
 
 # --- stop and start ----------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The command line's promises: two lines for an error, and the exit code that tells whether to repeat."""
 
 import argparse
+import errno
 import json
 
 import pytest
@@ -19,6 +20,18 @@ def test_an_error_is_two_lines_and_its_class_decides_the_exit_code(
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 2
     assert str(error) in told[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 75),
+        (OSError("Generic error: No space left on device (os error 28)"), 75),
+        (PermissionError(errno.EACCES, "Permission denied"), 1),
+    ],
+)
+def test_a_full_disk_asks_for_a_repeat_and_no_other_refusal_does(error: OSError, code: int) -> None:
+    assert cli.tell("ingest", cli.refusal(error)) == code
 
 
 def test_status_of_a_home_that_does_not_run_is_json(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
