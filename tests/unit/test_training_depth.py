@@ -65,13 +65,17 @@ def test_a_calibrator_mends_what_an_overfitted_model_says(tmp_path):
     bold = {"n_estimators": 100, "max_depth": 5, "learning_rate": 0.5, "min_child_weight": 1}
     frame = assembled(football(2000))
     learnt, judged = frame.head(1500), frame.tail(500)
-    errors = {}
+    errors, scores = {}, {}
+    yes = judged["is_home"].to_numpy()
     for kind in ("none", "temperature"):
         use_case = with_parts(parameters=bold, calibration=kind)
         modeller, manifest = fitted(use_case, learnt, tmp_path / kind)
         said = modeller.answer(use_case, manifest, tmp_path / kind, rows.columns_of(use_case, judged))["home"]
-        errors[kind] = metrics.expected_calibration_error(said, judged["is_home"].to_numpy(), 10)
-    assert errors["temperature"] < 0.7 * errors["none"]
+        errors[kind] = metrics.expected_calibration_error(said, yes, 10)
+        scores[kind] = np.square(said - yes)
+    assert errors["temperature"] < errors["none"]
+    gained = scores["none"] - scores["temperature"]
+    assert gained.mean() > 3 * gained.std(ddof=1) / len(gained) ** 0.5, "surely: by three standard errors, paired"
 
 
 def test_training_with_calibration_twice_gives_the_same_numbers(tmp_path):
