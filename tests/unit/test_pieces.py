@@ -69,9 +69,7 @@ def test_a_part_with_a_base_is_the_same_from_disk(tmp_path):
     learner = Learner("classifier", {"n_jobs": 2, "random_state": 0}, base=0)
     whole = learner.fit({"n_estimators": 5, "subsample": 0.8}, matrix, target)
 
-    def parts():
-        return iter([(matrix[at : at + 300], target[at : at + 300]) for at in (0, 300, 600)])
-
+    parts = ((matrix[at : at + 300], target[at : at + 300]) for at in (0, 300, 600))
     by_pieces = learner.fit_by_pieces({"n_estimators": 5, "subsample": 0.8}, parts, tmp_path / "cache")
     assert whole.get_booster().save_raw() == by_pieces.get_booster().save_raw()
 
