@@ -27,6 +27,10 @@ def small(monkeypatch):
 
 
 def trained(world, memory):
+    """The candidate of few trees and its folder."""
+    few = {"parameters": {"n_estimators": 8, "subsample": 0.9}}
+    parts = tuple(part.model_copy(update=few) for part in world.use_case.parts)
+    world.use_case = world.use_case.model_copy(update={"parts": parts})
     tools = replace(world.tools, training_memory=memory, evidence=type(world.tools.evidence)())
     tools = replace(tools, tracker=type(world.tools.tracker)(world.tools.tracker.at / str(memory)))
     snapshot = take_snapshot(tools, world.use_case, Wish(), NOW)
