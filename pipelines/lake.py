@@ -132,7 +132,9 @@ def in_force_by_pieces(
     """
     import polars as pl
 
-    arrived = tables.scan(at.published, version).filter(pl.col("_received_at") <= as_of)
+    rows_then = tables.scan(at.published, version)
+    wanted = [name for name in rows_then.collect_schema() if name not in LINEAGE]
+    arrived = rows_then.filter(pl.col("_received_at") <= as_of)
     narrow = arrived.select({*at.table.key, *PLACE}).collect(engine="streaming")
     newest = _newest(at, narrow).select(PLACE)
     del narrow
@@ -145,8 +147,8 @@ def in_force_by_pieces(
         .iter_rows()
     ):
         mine = pl.col("_batch").is_between(first, last)
-        some = arrived.filter(mine).collect().join(newest.filter(mine), on=PLACE, how="semi")
-        yield some.sort("_batch", "_row").drop(LINEAGE)
+        some = arrived.filter(mine).select(*wanted, *PLACE).collect()
+        yield some.join(newest.filter(mine), on=PLACE, how="semi").sort("_batch", "_row").select(wanted)
 
 
 def _newest(at: TableAt, rows: "pl.DataFrame") -> "pl.DataFrame":

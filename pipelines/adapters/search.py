@@ -42,10 +42,8 @@ class Learner(NamedTuple):
         margin = None if self.base is None else matrix[:, self.base]
         return self._made(parameters).fit(matrix, target, base_margin=margin)
 
-    def fit_by_pieces(
-        self, parameters: Parameters, pieces: Callable[[], Iterator[tuple[Matrix, Values]]], cache: Path
-    ) -> Any:
-        """The same model of rows that come in pieces, several times; pages lie beside `cache`.
+    def fit_by_pieces(self, parameters: Parameters, pieces: Iterator[tuple[Matrix, Values]], cache: Path) -> Any:
+        """The same model of rows that come in pieces; what XGBoost needs of them again lies beside `cache`.
 
         scikit-learn's interface takes no pieces: its parameters are used and the booster is put into it.
         """
@@ -71,26 +69,41 @@ class Learner(NamedTuple):
 
 
 class _OnDisk(xgboost.DataIter):  # type: ignore[misc]
-    """Pieces as XGBoost asks for them."""
+    """Pieces as XGBoost asks for them, several times over; their features are made once and kept on disk."""
 
-    def __init__(
-        self, pieces: Callable[[], Iterator[tuple[Matrix, Values]]], base: int | None, cache: Path
-    ) -> None:
-        self._pieces, self._base = pieces, base
-        self._left = pieces()
+    def __init__(self, pieces: Iterator[tuple[Matrix, Values]], base: int | None, cache: Path) -> None:
+        self._pieces, self._base, self._cache = pieces, base, cache
+        self._made = self._next = 0
         super().__init__(cache_prefix=str(cache))
 
     def next(self, input_data: Callable[..., None]) -> bool:
         """Hand over one piece; False behind the last."""
-        for matrix, target in self._left:
-            margin = None if self._base is None else matrix[:, self._base]
-            input_data(data=matrix, label=target, base_margin=margin)
-            return True
-        return False
+        found = self._kept(self._next) if self._next < self._made else self._new()
+        if found is None:
+            return False
+        matrix, target = found
+        margin = None if self._base is None else matrix[:, self._base]
+        input_data(data=matrix, label=target, base_margin=margin)
+        self._next += 1
+        return True
 
     def reset(self) -> None:
         """From the first one again."""
-        self._left = self._pieces()
+        self._next = 0
+
+    def _new(self) -> tuple[Matrix, Values] | None:
+        found = next(self._pieces, None)
+        if found is not None:
+            np.save(self._file("x", self._made), found[0])
+            np.save(self._file("y", self._made), found[1])
+            self._made += 1
+        return found
+
+    def _kept(self, place: int) -> tuple[Matrix, Values]:
+        return np.load(self._file("x", place)), np.load(self._file("y", place))
+
+    def _file(self, what: str, place: int) -> Path:
+        return self._cache.with_name(f"{self._cache.name}-{what}-{place}.npy")
 
 
 def tune(use_case: UseCase, part: Part, learner: Learner, matrix: Matrix, target: Values) -> Parameters:

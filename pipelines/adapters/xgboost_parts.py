@@ -56,7 +56,7 @@ class XGBoostModeller:
         learner = Learner(part.kind, {"n_jobs": self.threads, "random_state": use_case.seed}, base)
         model = learner.fit_by_pieces(
             dict(part.parameters),
-            lambda: ((use_case.features(columns, state), targets[part.target]) for columns, targets in pieces),
+            ((use_case.features(columns, state), targets[part.target]) for columns, targets in pieces),
             pieces.folder / f"cache-{part.name}",
         )
         return _kept(part, base, None, dict(part.parameters), model, len(use_case.feature_names), folder)

@@ -92,12 +92,14 @@ def _assembled(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot, folder:
         (folder / name).mkdir()
         at = lake.TableAt(tools.tables_at, use_case.table(name))
         for place, some in enumerate(lake.in_force_by_pieces(tools.tables, at, snapshot.as_of, version, AT_ONCE)):
-            some.write_parquet(folder / name / f"{place:06}.parquet")
+            some.write_parquet(folder / name / f"{place:06}.parquet", compression="lz4")
         tables[name] = pl.scan_parquet(folder / name / "*.parquet")
     found = use_case.assemble(tables, snapshot.as_of)  # type: ignore[arg-type]
     if use_case.event_time is not None:
         found = found.sort(use_case.event_time, use_case.entity)
-    found.lazy().sink_parquet(folder / "whole.parquet", row_group_size=AT_ONCE, maintain_order=True)
+    found.lazy().sink_parquet(
+        folder / "whole.parquet", compression="lz4", row_group_size=AT_ONCE, maintain_order=True
+    )
     for name in tables:
         for file in (folder / name).iterdir():
             file.unlink()
@@ -119,7 +121,7 @@ def _parted(use_case: UseCase, whole: Path, folder: Path) -> tuple[Pieces, Piece
         for side, part in enumerate((some.filter(~where), some.filter(where))):
             if len(part):
                 files[side].append(folder / f"{('learnt', 'judged')[side]}-{start:012}.parquet")
-                part.write_parquet(files[side][-1])
+                part.write_parquet(files[side][-1], compression="lz4")
                 counts[side] += len(part)
     rows.enough(use_case, *counts)
     learnt, judged = (Pieces(use_case, tuple(each), folder) for each in files)

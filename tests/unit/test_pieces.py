@@ -27,6 +27,10 @@ def small(monkeypatch):
 
 
 def trained(world, memory):
+    """The candidate of few trees and its folder."""
+    few = {"parameters": {"n_estimators": 8, "subsample": 0.9}}
+    parts = tuple(part.model_copy(update=few) for part in world.use_case.parts)
+    world.use_case = world.use_case.model_copy(update={"parts": parts})
     tools = replace(world.tools, training_memory=memory, evidence=type(world.tools.evidence)())
     tools = replace(tools, tracker=type(world.tools.tracker)(world.tools.tracker.at / str(memory)))
     snapshot = take_snapshot(tools, world.use_case, Wish(), NOW)
@@ -69,9 +73,7 @@ def test_a_part_with_a_base_is_the_same_from_disk(tmp_path):
     learner = Learner("classifier", {"n_jobs": 2, "random_state": 0}, base=0)
     whole = learner.fit({"n_estimators": 5, "subsample": 0.8}, matrix, target)
 
-    def parts():
-        return iter([(matrix[at : at + 300], target[at : at + 300]) for at in (0, 300, 600)])
-
+    parts = ((matrix[at : at + 300], target[at : at + 300]) for at in (0, 300, 600))
     by_pieces = learner.fit_by_pieces({"n_estimators": 5, "subsample": 0.8}, parts, tmp_path / "cache")
     assert whole.get_booster().save_raw() == by_pieces.get_booster().save_raw()
 
