@@ -7,7 +7,6 @@ the pinned names in this folder when they are not there yet, and kept in `.resul
 import json
 import os
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -140,16 +139,20 @@ def _serving(name: str, release: Path, root: Path) -> Generator[Asked]:
     peer = PEERS[name]
     words = peer.command(bin_, work, port)
     with (root / f"{name}.log").open("w") as log:
-        process = subprocess.Popen(
-            words, env=_environment(bin_, work), stdout=log, stderr=log, cwd=work, start_new_session=True
-        )
+        process = subprocess.Popen(words, env=_environment(bin_, work), stdout=log, stderr=log, cwd=work)
     try:
         wait_for(lambda: answers(f"http://127.0.0.1:{port}{peer.ready}"), f"{name}: {root / name}.log", 180)
-        whole = psutil.Process(process.pid)
-        yield port, peer.path, peer.body, lambda: [whole, *whole.children(recursive=True)]
+        yield port, peer.path, peer.body, lambda: _whole(process.pid)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        for each in _whole(process.pid):
+            each.kill()
         process.wait(30)
+
+
+def _whole(pid: int) -> list[psutil.Process]:
+    """A process and all below it; workers may have groups and sessions of their own."""
+    first = psutil.Process(pid)
+    return [first, *first.children(recursive=True)]
 
 
 def _environment_of(name: str) -> Path:
