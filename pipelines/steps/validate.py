@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 
 from pipelines import cells, lake
@@ -239,21 +240,19 @@ def _changed(rows: pl.DataFrame, table: Table) -> list[str]:
 
 def with_reasons(rows: pl.DataFrame, findings: tuple[Finding, ...]) -> pl.DataFrame:
     """Add the suite's reasons; a row whose cells are no values keeps that reason alone: they read as null."""
-    sound = rows["_reasons"].list.len() == 0
+    sound = rows.select("_reasons").with_row_index("_place").filter(pl.col("_reasons").list.len() == 0)["_place"]
     broken = [
-        {"_row": rows["_row"][row], "_told": finding.reason}
+        pl.DataFrame({"_place": finding.rows, "_told": finding.reason}, {"_place": pl.UInt32, "_told": pl.String})
         for finding in findings
-        if finding.rows is not None and finding.severity != "info"
-        for row in finding.rows
-        if sound[row]
+        if finding.rows and finding.severity != "info"
     ]
     if not broken:
         return rows
-    told = pl.DataFrame(broken, schema={"_row": pl.Int64, "_told": pl.String})
-    by_row = told.group_by("_row", maintain_order=True).agg("_told")
-    joined = rows.join(by_row, on="_row", how="left", maintain_order="left")
-    both = pl.col("_reasons").list.concat(pl.col("_told").fill_null(pl.lit([], pl.List(pl.String))))
-    return joined.with_columns(_reasons=both).drop("_told")
+    told = pl.concat(broken).group_by("_place", maintain_order=True).agg("_told")
+    told = told.join(sound.to_frame(), on="_place", how="semi")
+    places = np.arange(len(rows))
+    places[told["_place"].to_numpy()] = len(rows) + np.arange(len(told))
+    return rows.with_columns(_reasons=pl.concat([rows["_reasons"], told["_told"]]).gather(places))
 
 
 def torn_rows(content: Content, like: pl.DataFrame) -> pl.DataFrame:

@@ -73,9 +73,12 @@ def judged_rows(n: int, first: int) -> pl.DataFrame:
     return rows.with_columns(Heart_Rate=pulse, received_at=pl.lit(NOW))
 
 
+JUDGE = ExpectationsValidator()
+
+
 def by_expectations(rows: pl.DataFrame) -> pl.DataFrame:
     """Broken rows and their reasons, by the suite."""
-    findings = ExpectationsValidator().validate(rows.drop("_row"), SUITE, {"fresh_after": FRESH.isoformat()})
+    findings = JUDGE.validate(rows.drop("_row"), SUITE, {"fresh_after": FRESH.isoformat()})
     assert not [each for each in findings if each.rows is None]
     reasons = pl.repeat([], len(rows), dtype=pl.List(pl.String), eager=True)
     told = with_reasons(rows.select("_row", _reasons=reasons), findings)
