@@ -77,10 +77,11 @@ def a_place(live: Live) -> list[Seen]:
 
 
 def a_coming_place(live: Live) -> list[Seen]:
-    """One that starts for a swap."""
-    serving = live.book.serving(NAME)
-    place = next(each for each in serving.places if each.role == "coming")
-    return live.tree(f"place-{NAME}-{place.line}-{place.port}")[:1]
+    """One that starts for a swap; it is recorded before its process is there."""
+    place = next(each for each in live.book.serving(NAME).places if each.role == "coming")
+    name = f"place-{NAME}-{place.line}-{place.port}"
+    until(lambda: live.tree(name), f"{name} to start", 60)
+    return live.tree(name)[:1]
 
 
 def away(name: str) -> Callable[[Live], None]:

@@ -110,8 +110,7 @@ class Live:
 
     def keeper_of(self, name: str) -> Seen:
         """The keeper before that service."""
-        (pid,) = [one.pid for one in self.services() if one.name == name]
-        found = keeper.seen(pid)
+        found = next((keeper.seen(one.pid) for one in self.services() if one.name == name and one.pid), None)
         if found is None:
             raise ServiceAway(f"{name} has no keeper at the moment")
         return found
