@@ -59,9 +59,9 @@ class Outcome(NamedTuple):
         }
 
 
-def walk(live: Live, cell: Cell) -> Outcome:
+def walk(live: Live, cell: Cell, tries: int = TRIES) -> Outcome:
     """One cell; a middle that was missed again and again is said, and never counted as held."""
-    for _ in range(TRIES):
+    for _ in range(tries):
         with cell.moment.begin(live) as work:
             try:
                 began = strike(live, cell, work)
@@ -78,7 +78,7 @@ def walk(live: Live, cell: Cell) -> Outcome:
             refused = live.outage_seconds()
             live.seen_failures = len(live.client.failures)
             return Outcome(cell, BROKEN if told else HELD, seconds, told, refused)
-    return Outcome(cell, MISSED, told=f"its middle was missed {TRIES} times")
+    return Outcome(cell, MISSED, told=f"its middle was missed {tries} times")
 
 
 def strike(live: Live, cell: Cell, work: Work) -> float:

@@ -9,6 +9,9 @@ from tests.chaos.live import NAME, Live
 from tests.chaos.runner import HELD, ready, walk
 from tests.e2e.clients import asking
 
+OFTEN = 25
+"""How often the middle of a short write may be missed on a busy machine before the test gives up."""
+
 
 @pytest.fixture(scope="module")
 def live(stack):
@@ -26,5 +29,5 @@ def test_a_process_that_is_killed_comes_back_and_every_law_holds(live, killed):
 
 
 def test_a_shipper_killed_while_it_writes_ships_each_answer_once(live):
-    outcome = walk(live, cell_of("shipper", "shipping"))
+    outcome = walk(live, cell_of("shipper", "shipping"), tries=OFTEN)
     assert (outcome.verdict, outcome.told) == (HELD, None)
