@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import psycopg
 
-from pipelines import lake
+from pipelines import catalog, lake
 from pipelines.adapters.airflow_rest import DONE
 from pipelines.adapters.delta import DeltaTables
 from pipelines.machine import keeper
@@ -269,14 +269,16 @@ def alias_move(live: Live) -> Generator[Work, None, None]:
 
 # --- the log ------------------------------------------------------------------------------------------------
 
-BATCH, BATCHES = 1000, 20
+ANSWERS = 20_000
+"""In a backlog."""
 
 
 def _backlog(live: Live) -> None:
     """Enough answers at once to keep the shipper busy for a while; they are stopped until all lie there."""
-    body = {"rows": [live.stack.row()] * BATCH}
+    most = catalog.load(NAME).serving.batch_limit
+    body = {"rows": [live.stack.row()] * most}
     with frozen(live.tree("shipper")):
-        for _ in range(BATCHES):
+        for _ in range(ANSWERS // most):
             answer = live.stack.ask(f"/{NAME}/predict/batch", body)
             live.client.ids += [one["prediction_id"] for one in answer.body["predictions"]]
 
