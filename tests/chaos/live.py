@@ -116,11 +116,13 @@ class Live:
         return found
 
     def tree(self, name: str) -> list[Seen]:
-        """The service and all below it; its own process first."""
-        found = keeper.descendants(self.keeper_of(name).pid)
-        if not found:
+        """The service and all below it, its own process first; ServiceAway while only leftovers are there."""
+        pid = self.keeper_of(name).pid
+        below = keeper.descendants(pid)
+        first = own(pid, below)
+        if first is None:
             raise ServiceAway(f"{name} does not run at the moment")
-        return found
+        return [first, *(one for one in below if one != first)]
 
     def workers(self) -> list[Seen]:
         """Airflow's executor processes that are at work on a task."""
@@ -219,7 +221,7 @@ class Live:
 
     def _away(self, running: Iterable[Process]) -> Iterator[str]:
         for one in running:
-            if one.state != "RUNNING" or not keeper.descendants(one.pid):
+            if one.state != "RUNNING" or own(one.pid, keeper.descendants(one.pid)) is None:
                 yield one.name
 
     def _unwell(self) -> list[str]:
@@ -285,6 +287,14 @@ def away() -> Generator[None, None, None]:
         yield
     except MlflowException as error:
         raise ServiceAway(str(error)[:200]) from error
+
+
+def own(keeper_pid: int, below: Iterable[Seen]) -> Seen | None:
+    """The service's own process: what its keeper started leads a session; orphans that it adopted do not.
+
+    Without this a service would count as back while its keeper still ends what the killed one left.
+    """
+    return next((one for one in below if one.parent == keeper_pid and one.pid == one.session), None)
 
 
 # --- signals ------------------------------------------------------------------------------------------------

@@ -2,9 +2,11 @@
 
 import pytest
 
+from pipelines.machine.keeper import Seen
 from pipelines.records import Ledger
 from tests.chaos import laws
 from tests.chaos.laws import Log, Published, Releases, Requests, Rows, Wish
+from tests.chaos.live import own
 
 SENT = {("a.csv", 1): (1.0, "x"), ("a.csv", 2): (2.0, "y"), ("a.csv", 3): (3.0, "z"), ("b.csv", 1): (1.0, "x2")}
 FIRST = Published(("a.csv", 1), (1.0,), 1, (1.0, "x"))
@@ -151,3 +153,11 @@ def test_a_typed_refusal_is_a_breach_only_where_an_answer_was_possible():
 )
 def test_any_other_failure_is_a_breach_even_in_an_outage(told):
     assert "1 requests failed" in (laws.clients_do_not_pay(Requests([told], outage=True)) or "")
+
+
+def test_a_service_is_not_back_while_only_orphans_of_the_killed_one_are_there():
+    scheduler, worker, task = Seen(11, 10, 11, 5), Seen(12, 11, 11, 6), Seen(13, 12, 11, 7)
+    assert own(10, [scheduler, worker, task]) == scheduler
+    orphan = worker._replace(parent=10)
+    assert own(10, [orphan, task]) is None
+    assert own(10, []) is None
