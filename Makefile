@@ -3,7 +3,7 @@
 #   make up [DATA=folder] [USECASE=name]    install, start everything, run the main job; Ctrl-C stops
 #   make down                               stop everything
 #   make test | check | bench | bench-peers | load | fuzz
-#   make chaos                              kill everything everywhere, and print what held (half an hour)
+#   make chaos                              kill everything everywhere, and print what held (over an hour)
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := up
