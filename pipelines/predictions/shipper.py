@@ -5,6 +5,7 @@ whatever dies when. One shipper works at a time; when the database is away it wa
 """
 
 import argparse
+import gc
 import logging
 import time
 from collections.abc import Iterator
@@ -81,6 +82,7 @@ def main() -> None:
     once = words.parse_args().once
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     chosen = settings.load()
+    gc.freeze()  # what is loaded stays for good: no collection among many records looks through it again
     if once:
         return _work(chosen, once=True)
     while True:

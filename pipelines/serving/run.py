@@ -113,11 +113,11 @@ class OnePiece(HttpToolsProtocol):
             return self._hot.failed(self._path, self._asked)
 
     def _write(self, response: Response) -> None:
+        """At the end of the turn: answers of one turn leave together, or the proxy would be woken for each."""
         ending = [(b"connection", b"close")] if self._ending else []
         headers = (*self.server_state.default_headers, *response.headers, *ending)
         pieces = [STATUS_LINE[response.status], *(b"%b: %b\r\n" % header for header in headers), b"\r\n"]
         self.transport.write(b"".join([*pieces, response.body]))
-        self.transport.flush()  # type: ignore[attr-defined]
 
     def shutdown(self) -> None:
         """A request that is still coming in is answered first."""

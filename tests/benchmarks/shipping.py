@@ -4,6 +4,7 @@ Both write the same rows into tables with the same partitions and indexes, a tho
 the shipper takes them. CPU is that of the client and of its PostgreSQL process.
 """
 
+import gc
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ class Cost(NamedTuple):
 
 def run() -> Report:
     """Measure; under a minute. Every row must be there once in the end."""
+    gc.freeze()  # as the shipper's own process does; both sides gain
     with running_postgres() as server, _database(server, "by_hand") as other, _database(server, "ours") as own:
         pairs = [(_by_hand(other, turn), _shipped(own, turn)) for turn in range(TURNS)]
         for connection in (other, own):
