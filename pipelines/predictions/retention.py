@@ -8,6 +8,7 @@ an unknown id. Shorter times than a day are forgotten when no window reaches the
 import logging
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta
+from itertools import takewhile
 
 import psycopg
 from psycopg import sql
@@ -70,7 +71,8 @@ def dropped_before(connection: Connection) -> datetime | None:
 def _drop_days(connection: Connection, table: str, border: date) -> list[date]:
     names = [name for (name,) in connection.execute(_DAYS, (table,))]
     over = [date.fromisoformat(name) for name in names if date.fromisoformat(name) < border]
-    seen = [day for day in over if _seen(connection, table, day)]
+    # none is left out: what is dropped is told by its last day
+    seen = list(takewhile(lambda day: _seen(connection, table, day), over))
     if len(seen) < len(over):
         log.warning(
             "table=%s: %d days stay, the label clock has not seen all of them", table, len(over) - len(seen)

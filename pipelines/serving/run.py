@@ -108,7 +108,7 @@ class OnePiece(HttpToolsProtocol):
     def _answered(self, body: bytes) -> Response:
         try:
             return self._hot.respond(self._path, self._asked, body)
-        except Exception:
+        except Exception:  # whatever a use case's own code raises: it is logged, and its client told
             log.exception("path=%s: the model's code failed", self._path)
             return self._hot.failed(self._path, self._asked)
 
