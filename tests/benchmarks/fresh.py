@@ -47,7 +47,12 @@ def _until_answered(clone: Path, environment: dict[str, str]) -> float:
     """Seconds until `make up` prints the first answer; it is stopped as a person stops it."""
     began = time.monotonic()
     process = subprocess.Popen(
-        ["make", "up"], cwd=clone, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ["make", "up"],
+        cwd=clone,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
     assert process.stdout is not None
     try:
@@ -56,9 +61,8 @@ def _until_answered(clone: Path, environment: dict[str, str]) -> float:
                 return time.monotonic() - began
         raise AssertionError(f"make up ended with {process.wait()} before it answered")
     finally:
-        process.send_signal(signal.SIGINT)
-        process.stdout.close()
-        process.wait(120)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to make and to what it runs
+        process.communicate(timeout=LIMIT_SECONDS)
 
 
 def _lines(process: "subprocess.Popen[bytes]") -> Iterator[bytes]:
