@@ -1,5 +1,6 @@
 """The declarative description of one use case: data its owner can read, plus a few plain functions."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -226,6 +227,100 @@ class Serving(Frozen):
     time_limit: timedelta = timedelta(seconds=2)
 
 
+class Shadow(Frozen):
+    """Requests that a stable place answered are asked again of the challenger, shortly after; no client waits."""
+
+    share: float = field_of(default=0.2, ge=0, le=1)
+    """Of the logged requests, chosen by their id; 0: there is no such stage, and losses are never paired."""
+    time: timedelta = field_of(default=timedelta(minutes=10), ge=timedelta(0))
+    """How long the stage lasts at least."""
+    pairs: int = field_of(default=200, ge=0)
+    """So many requests answered by both, before the first canary."""
+    labels: int = field_of(default=0, ge=0)
+    """So many of them with their label; 0: the slow clock may roll back here, and is not waited for."""
+
+
+class Stage(Frozen):
+    """A share of the requests for the challenger, and what must be known before the next one begins."""
+
+    weight: float = field_of(ge=0.01, lt=100)
+    """Percent of all requests."""
+    time: timedelta = field_of(default=timedelta(minutes=10), ge=timedelta(0))
+    requests: int = field_of(default=500, ge=1)
+    """The fast clock's sample: answered by the challenger in this stage."""
+    labels: int = field_of(default=0, ge=0)
+    """The slow clock's sample, of the whole rollout: labelled pairs, without a shadow the challenger's labelled
+    answers; 0: that clock may roll back here, and is not waited for."""
+    approval: bool = False
+    """A person must agree before it begins."""
+
+
+class RolloutPlan(Frozen):
+    """The way of a challenger to champion: shadow, stages, all, watch.
+
+    A metric that is surely worse than allowed rolls back; the next stage begins when each is surely not worse than
+    allowed. Surely: but for `alpha`, over all metrics, stages and looks together.
+    """
+
+    shadow: Shadow = Shadow()
+    stages: tuple[Stage, ...] = (Stage(weight=5), Stage(weight=25), Stage(weight=50, labels=200))
+    alpha: float = field_of(default=0.05, gt=0, lt=0.5)
+    errors_worse_by_at_most: float = field_of(default=0.01, gt=0, le=1)
+    """Share of failed requests, challenger minus champion."""
+    latency_worse_by_at_most: dict[str, float] = {"p50": 0.5, "p95": 0.5}
+    """By quantile (p1 to p99): 0.5 means half as long again."""
+    disagreement_at_most: dict[str, float] = {}
+    """By output, in its unit: mean distance between the two answers to one request."""
+    shift_at_most: dict[str, float] = {}
+    """By output, in its unit: how far the mean answer may move, up or down."""
+    loss_worse_by_at_most: float = field_of(default=0.05, gt=0)
+    """Of the champion's mean loss: 0.05 means 5 % more."""
+    miscalibrated_by_at_most: float | None = field_of(default=None, gt=0, lt=1)
+    """How far each output that must be calibrated may lie from what happens, on average; None: not watched."""
+    cap: float = field_of(default=25, gt=0, le=100)
+    """Percent that the challenger gets at most until a horizon after its first request; 100: no cap."""
+    no_difference: Literal["promote", "rollback"] = "promote"
+    """What becomes of a challenger that is not worse than allowed, and not better either."""
+    patience: timedelta = field_of(default=timedelta(days=14), gt=timedelta(0))
+    """How long a stage may stay undecided."""
+    undecided: Literal["rollback", "hold"] = "rollback"
+    """What is done then: give it up, or wait for a person."""
+    full_approval: bool = False
+    """A person must agree before it gets all requests."""
+    watch: timedelta = field_of(default=timedelta(hours=1), ge=timedelta(0))
+    """How long it is watched then at least; always until the horizon."""
+    newer: Literal["waits", "replaces"] = "waits"
+    """What a newer challenger does while this one is under way."""
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> "RolloutPlan":
+        for fault in self._faults():
+            raise ValueError(fault)
+        return self
+
+    def _faults(self) -> Iterator[str]:
+        weights = [stage.weight for stage in self.stages]
+        if weights != sorted(set(weights)):
+            yield f"stages: their weights must ascend, not {weights}"
+        for place, weight in enumerate(weights):
+            if round(weight * 100, 6) % 1:
+                yield f"stages.{place}.weight: the proxy splits by hundredths of a percent, not {weight}"
+        if not self.shadow.share:
+            for name in ("pairs", "labels"):
+                if getattr(self.shadow, name) and name in self.shadow.model_fields_set:
+                    yield f"shadow.{name}: without a share nothing is paired"
+            for name in ("disagreement_at_most", "shift_at_most"):
+                if getattr(self, name):
+                    yield f"{name}: without shadow.share no request is answered by both"
+        for name in self.latency_worse_by_at_most:
+            if not re.fullmatch(r"p[1-9][0-9]?", name):
+                yield f"latency_worse_by_at_most.{name}: a quantile is p1 to p99"
+        for field in ("latency_worse_by_at_most", "disagreement_at_most", "shift_at_most"):
+            for name, most in getattr(self, field).items():
+                if most <= 0:
+                    yield f"{field}.{name}: must be above 0, for no sample shows that two are equal"
+
+
 class UseCase(Frozen):
     """Everything that the platform knows about one prediction product.
 
@@ -257,6 +352,7 @@ class UseCase(Frozen):
     parts: tuple[Part, ...] = field_of(min_length=1)
     metrics: dict[str, Metric]
     gate: Gate
+    rollout: RolloutPlan = RolloutPlan()
     serving: Serving = Serving()
     calibrated: tuple[Calibrated, ...] = ()
     slices: tuple[Slice, ...] = ()
@@ -323,6 +419,8 @@ class UseCase(Frozen):
                     yield f"slices.{name}: a number needs edges"
         if self.in_pieces and (self.tuning or any(part.calibration != "none" for part in self.parts)):
             yield "in_pieces: tuning and calibration need all rows in memory"
+        if self.rollout.miscalibrated_by_at_most is not None and not self.calibrated:
+            yield "rollout.miscalibrated_by_at_most: no output must be calibrated"
         if isinstance(self.held_out, HeldOutByTime) and self.event_time is None:
             yield "held_out: by time needs event_time"
 
