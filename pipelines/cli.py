@@ -7,12 +7,24 @@ import os
 import sys
 
 from pipelines import settings as settings_of
-from pipelines.commands import flow, label, machine, new, quality, quarantine, simulate, suggest, trace, validate
+from pipelines.commands import (
+    flow,
+    label,
+    machine,
+    new,
+    quality,
+    quarantine,
+    rollout,
+    simulate,
+    suggest,
+    trace,
+    validate,
+)
 from pipelines.errors import Final, NoRoom, TouchlineError
 
 FINAL, AGAIN, INTERRUPTED = 1, 75, 130
 NO_SPACE = os.strerror(errno.ENOSPC)
-ROOMS = (machine, flow, validate, quarantine, label, quality, trace, simulate, suggest, new)
+ROOMS = (machine, flow, rollout, validate, quarantine, label, quality, trace, simulate, suggest, new)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -305,6 +305,12 @@ class RolloutPlan(Frozen):
         for place, weight in enumerate(weights):
             if round(weight * 100, 6) % 1:
                 yield f"stages.{place}.weight: the proxy splits by hundredths of a percent, not {weight}"
+        if not weights and self.cap < 100:
+            yield "cap: without stages nothing can wait for the horizon; 100 says so"
+        if weights and weights[0] > self.cap:
+            yield f"cap: the first stage has {weights[0]:g} %, and the horizon counts from its first request"
+        if self.no_difference == "rollback" and not (weights and self.stages[-1].labels):
+            yield "no_difference: only labels show it; the last stage must wait for some"
         if not self.shadow.share:
             for name in ("pairs", "labels"):
                 if getattr(self.shadow, name) and name in self.shadow.model_fields_set:
@@ -421,6 +427,8 @@ class UseCase(Frozen):
             yield "in_pieces: tuning and calibration need all rows in memory"
         if self.rollout.miscalibrated_by_at_most is not None and not self.calibrated:
             yield "rollout.miscalibrated_by_at_most: no output must be calibrated"
+        if self.rollout.cap < 100 and self.rollout.patience <= self.horizon:
+            yield "rollout.patience: no longer than the horizon, which the cap makes it wait for"
         if isinstance(self.held_out, HeldOutByTime) and self.event_time is None:
             yield "held_out: by time needs event_time"
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from croniter import croniter
 
+from pipelines.rollout.stages import Entry
 from pipelines.tools import Notice
 
 GRACE = timedelta(minutes=20)
@@ -62,6 +63,25 @@ def airflow_away(since: datetime, now: datetime) -> Iterator[Notice]:
             body=f"Since {since:%Y-%m-%d %H:%M} UTC; nothing is ingested or trained, predictions go on. "
             "Look: `touchline doctor`, logs/airflow-*.log",
         )
+
+
+def of_rollout(entry: Entry) -> Notice:
+    """What became of a rollout, or what it waits for."""
+    bad = entry.kind == "rolled back"
+    asks = {
+        "rolled back": "Nothing is to be done for the clients",
+        "promoted": "It is watched until its labels are in",
+    }
+    what = (
+        f"`touchline rollout status {entry.use_case}` shows both clocks; the picture lies beside the run in MLflow"
+    )
+    return Notice(
+        key=f"rollout {entry.use_case} {entry.began.isoformat()} {entry.at.isoformat()} {entry.kind}",
+        severity="failure" if bad else "warning" if entry.kind == "held" else "info",
+        title=f"{entry.use_case}: version {entry.version} {entry.kind}",
+        body=f"{entry.why} (by {entry.who}, {entry.at:%Y-%m-%d %H:%M:%S} UTC). "
+        f"{asks.get(entry.kind, 'It waits for a person')}. Look: {what}.",
+    )
 
 
 def _is_news(run: Run, now: datetime) -> bool:

@@ -2,12 +2,13 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from pipelines import catalog, watch, wiring
 from pipelines.adapters.airflow_rest import AirflowRest, of_home
 from pipelines.errors import ServiceAway
+from pipelines.rollout.stages import Entry
 from pipelines.settings import Settings
 from pipelines.tools import Notice, NoticeBook, Notifier
 
@@ -21,8 +22,16 @@ LINES = 3
 class Watcher:
     """Looks at Airflow round after round."""
 
-    def __init__(self, settings: Settings, airflow: AirflowRest, book: NoticeBook, notifier: Notifier) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        airflow: AirflowRest,
+        book: NoticeBook,
+        notifier: Notifier,
+        notable: Callable[[datetime], Sequence[Entry]],
+    ) -> None:
         self.settings, self.airflow, self.book, self.notifier = settings, airflow, book, notifier
+        self.notable = notable
         self.since = datetime.now(UTC)
         self.away_since: datetime | None = None
 
@@ -34,6 +43,7 @@ class Watcher:
                 self.book.told(notice, now)
 
     def _found(self, now: datetime) -> Iterator[Notice]:
+        yield from map(watch.of_rollout, self.notable(now - watch.REMEMBERED))
         try:
             found = [notice for dag, schedule in self._dags() for notice in self._of(dag, schedule, now)]
         except ServiceAway:
@@ -67,7 +77,8 @@ class Watcher:
 def main() -> None:
     """Watch until the end; the database or a notifier that is away is waited for."""
     settings = wiring.settings()
-    watcher = Watcher(settings, of_home(settings), wiring.notices(settings), wiring.notifier(settings))
+    book, notifier, rollouts = wiring.notices(settings), wiring.notifier(settings), wiring.rollouts(settings)
+    watcher = Watcher(settings, of_home(settings), book, notifier, rollouts.notable)
     while True:
         try:
             watcher.round(datetime.now(UTC))

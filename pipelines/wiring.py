@@ -14,6 +14,9 @@ from pipelines.spec import Answers, Sql, Table, UseCase
 from pipelines.tools import Locks, NoticeBook, Notifier, Source, Tools
 
 if TYPE_CHECKING:
+    from pipelines.adapters.mlflow_store import MlflowStore
+    from pipelines.adapters.postgres_rollouts import PostgresRollouts
+    from pipelines.rollout.proxy import Proxy
     from pipelines.rollout.reconciler import Reconciler
 
 LOCK_FILE = Path(__file__).parents[1] / "requirements.txt"
@@ -35,15 +38,13 @@ def tools(settings: Settings, name: str) -> Tools:
     from pipelines.adapters.bento_builder import BentoBuilder
     from pipelines.adapters.delta import DeltaTables
     from pipelines.adapters.expectations import ExpectationsValidator
-    from pipelines.adapters.mlflow_store import MlflowStore
     from pipelines.adapters.own_code import OwnCodeScorer
     from pipelines.adapters.postgres_book import PostgresBook, PostgresClaims
     from pipelines.adapters.postgres_labels import PostgresLabelBook
     from pipelines.adapters.readers import Readers
     from pipelines.adapters.xgboost_parts import XGBoostModeller
 
-    home = settings.at
-    store = MlflowStore(settings.mlflow, home.models)
+    home, store_of_home = settings.at, store(settings)
     return Tools(
         found=catalog.locate(name, settings.use_cases),
         lock=LOCK_FILE,
@@ -56,8 +57,8 @@ def tools(settings: Settings, name: str) -> Tools:
         tables=DeltaTables(),
         validator=ExpectationsValidator(),
         modeller=XGBoostModeller(settings.training_threads),
-        tracker=store,
-        registry=store,
+        tracker=store_of_home,
+        registry=store_of_home,
         evidence=PostgresBook(settings.database),
         claims=PostgresClaims(settings.database),
         labels=PostgresLabelBook(settings.database),
@@ -66,6 +67,27 @@ def tools(settings: Settings, name: str) -> Tools:
         locks=locks(settings),
         training_memory=settings.training_memory_mb,
     )
+
+
+def store(settings: Settings) -> "MlflowStore":
+    """Runs, versions and aliases of this home."""
+    from pipelines.adapters.mlflow_store import MlflowStore
+
+    return MlflowStore(settings.mlflow, settings.at.models)
+
+
+def proxy(settings: Settings) -> "Proxy":
+    """The proxy of this home."""
+    from pipelines.adapters.haproxy import HAProxy
+
+    return HAProxy(settings.at.proxy, settings.ports.proxy)
+
+
+def rollouts(settings: Settings) -> "PostgresRollouts":
+    """Orders, history and verdicts of this home's rollouts."""
+    from pipelines.adapters.postgres_rollouts import PostgresRollouts
+
+    return PostgresRollouts(settings.database)
 
 
 def notifier(settings: Settings) -> Notifier:
@@ -132,17 +154,10 @@ def sql_source(declared: Sql) -> Source:
 
 def reconciler(settings: Settings) -> "Reconciler":
     """The reconciler of this home."""
-    from pipelines.adapters.haproxy import HAProxy
-    from pipelines.adapters.mlflow_store import MlflowStore
     from pipelines.adapters.postgres_book import PostgresBook
     from pipelines.rollout.processes import SupervisedPlaces
     from pipelines.rollout.reconciler import Reconciler
 
-    home = settings.at
-    return Reconciler(
-        settings,
-        PostgresBook(settings.database),
-        MlflowStore(settings.mlflow, home.models),
-        HAProxy(home.proxy, settings.ports.proxy),
-        SupervisedPlaces(settings),
-    )
+    book = PostgresBook(settings.database)
+    places = SupervisedPlaces(settings)
+    return Reconciler(settings, book, rollouts(settings), store(settings), proxy(settings), places)

@@ -121,6 +121,12 @@ class MlflowStore:
 
     # --- registry --------------------------------------------------------------------------------------
 
+    def keep(self, run_id: str | None, file: Path, folder: str) -> None:
+        """Put a file beside a run's others; nothing where there is no run."""
+        if run_id is not None:
+            with _asked():
+                self.client.log_artifact(run_id, str(file), folder)
+
     def register(self, use_case: UseCase, run_id: str, facts: Mapping[str, str]) -> str:
         """The version of that run; a second call finds it."""
         with _asked():
@@ -155,10 +161,15 @@ class MlflowStore:
     def point(self, use_case: str, alias: str, version: str | None) -> None:
         """Move the alias, or take it away."""
         with _asked():
-            if version is None:
-                self.client.delete_registered_model_alias(use_case, alias)
-            else:
-                self.client.set_registered_model_alias(use_case, alias, version)
+            try:
+                if version is None:
+                    self.client.delete_registered_model_alias(use_case, alias)
+                else:
+                    self.client.set_registered_model_alias(use_case, alias, version)
+            except MlflowException as missing:
+                if missing.error_code not in MISSING:
+                    raise
+                raise BadRelease(f"{use_case} has no version {version}") from missing
 
     def run_of(self, use_case: str, version: str) -> str | None:
         """The run that a version was made from; None for one without. BadRelease: no such version."""
@@ -166,11 +177,13 @@ class MlflowStore:
             try:
                 return str(self.client.get_model_version(use_case, version).run_id or "") or None
             except MlflowException as missing:
-                if missing.error_code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                if missing.error_code not in MISSING:
                     raise
                 raise BadRelease(f"{use_case} has no version {version}") from missing
 
 
+MISSING = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
+"""What MLflow says of a version that is not there, or that was deleted."""
 SHOWN = (
     "touchline.reason",
     "touchline.gate",

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from typing import LiteralString
@@ -109,9 +109,13 @@ class PostgresBook:
         return [Serving.model_validate(row[0]) for row in rows]
 
     def record(
-        self, serving: Serving, events: tuple[Event, ...] = (), settled: Mapping[str, str] | None = None
+        self,
+        serving: Serving,
+        events: tuple[Event, ...] = (),
+        settled: Mapping[str, str] | None = None,
+        also: Callable[[psycopg.Connection], None] | None = None,
     ) -> None:
-        """State, what is to be said of it and the requests that it closes, in one transaction.
+        """State, what is to be said of it, the requests that it closes and what `also` writes: one transaction.
 
         Raises Busy when a later generation is there already.
         """
@@ -133,6 +137,8 @@ class PostgresBook:
                     "insert into events (at, use_case, kind, message) values (%s, %s, %s, %s)",
                     (event.at, event.use_case, event.kind, event.message),
                 )
+            if also is not None:
+                also(connection)
 
     def events(self, use_case: str, most: int = 20) -> list[Event]:
         """The newest events, newest first."""

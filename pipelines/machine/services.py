@@ -168,6 +168,7 @@ def declared(settings: Settings) -> tuple[Service, ...]:
         *_airflow(settings),
         _proxy(settings),
         _own(settings, "reconciler", "pipelines.rollout"),
+        _own(settings, "judge", "pipelines.rollout.judging"),
         _own(settings, "shipper", "pipelines.predictions.shipper"),
         _own(settings, "watcher", "pipelines.watcher"),
     )

@@ -195,7 +195,7 @@ def _rows_of(header: Header, record: Predictions) -> Iterator[Row]:
             _json({name: values[place] for name, values in zip(header.outputs, record.outputs, strict=True)}),
             record.latency_us / 1000,
             decisions[place],
-            record.shadow,
+            record.shadow or record.role == spool.SHADOW,
             record.role,
         )
 

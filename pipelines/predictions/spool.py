@@ -21,6 +21,8 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 SUFFIX = ".spool"
+SHADOW = "shadow"
+"""The role of a request that is asked again, for comparison."""
 SEGMENT_BYTES = 16 * 2**20
 TOTAL_BYTES = 512 * 2**20
 """How much one place may leave unshipped; beyond it requests are refused."""

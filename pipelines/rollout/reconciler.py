@@ -11,28 +11,40 @@ from datetime import datetime
 
 from pipelines import catalog
 from pipelines.adapters.postgres_book import PostgresBook
+from pipelines.adapters.postgres_rollouts import PostgresRollouts, write
+from pipelines.errors import BadRelease
+from pipelines.rollout.decision import decide
 from pipelines.rollout.processes import Processes
 from pipelines.rollout.proxy import Backend, Line, Proxy
-from pipelines.rollout.serving import Change, Place, Seen, Serving, decide
+from pipelines.rollout.serving import Change, Place, Seen, Serving
+from pipelines.rollout.stages import PER_PERCENT
 from pipelines.serving.place import is_ready
 from pipelines.settings import Settings
 from pipelines.spec import UseCase
-from pipelines.steps.gate import CHAMPION
+from pipelines.steps.gate import CHALLENGER, CHAMPION
 from pipelines.tools import Event, Evidence, Registry
 
 log = logging.getLogger(__name__)
 UNWELL_ROUNDS = 30
 """Rounds that a place may stay unready before its process is started anew."""
-SERVED = "served"
+KEPT_WELL = frozenset({"stable", "previous"})
+"""Roles whose place is started anew; a canary that stays away ends its rollout."""
+SERVED, ENTERED = "served", "its rollout began"
 
 
 class Reconciler:
     """The only writer of places, weights and aliases of one home."""
 
     def __init__(
-        self, settings: Settings, book: PostgresBook, registry: Registry, proxy: Proxy, processes: Processes
+        self,
+        settings: Settings,
+        book: PostgresBook,
+        rollouts: PostgresRollouts,
+        registry: Registry,
+        proxy: Proxy,
+        processes: Processes,
     ) -> None:
-        self.settings, self.book, self.registry = settings, book, registry
+        self.settings, self.book, self.rollouts, self.registry = settings, book, rollouts, registry
         self.proxy, self.processes = proxy, processes
         self.applied: tuple[Backend, ...] | None = None
         self.unwell: dict[tuple[str, int], int] = {}
@@ -50,44 +62,90 @@ class Reconciler:
     def _one(self, use_case: UseCase, serving: Serving, taken: set[int], now: datetime) -> Serving:
         ready = self._ready(serving)
         self._realise(serving)
-        if serving.alias_due:
+        if serving.alias_due or serving.challenger_due:
             serving = self._point(serving)
         versions = self.book.versions(use_case.name)
-        seen = self._seen(serving, versions, ready, taken, now)
+        seen = self._seen(use_case, serving, versions, ready, taken, now)
         change = decide(serving, seen)
         return serving if change is None else self._carry_out(serving, change, versions, now)
 
     def _seen(
-        self, serving: Serving, versions: list[Evidence], ready: frozenset[str], taken: set[int], now: datetime
+        self,
+        use_case: UseCase,
+        serving: Serving,
+        versions: list[Evidence],
+        ready: frozenset[str],
+        taken: set[int],
+        now: datetime,
     ) -> Seen:
         asked = [each for each in versions if each.promotion_asked_at and not each.promotion_settled]
+        aliases = self.registry.aliases(serving.use_case)
         return Seen(
             now=now,
-            champion=self.registry.aliases(serving.use_case).get(CHAMPION),
+            champion=aliases.get(CHAMPION),
             asked=asked[-1].version if asked else None,
             bentos={e.version: e.bento_tag for e in versions if e.may_serve and e.version and e.bento_tag},
             ready=ready,
             ports=tuple(port for port in self.settings.ports.places if port not in taken),
             replicas=self.settings.replicas,
+            plan=use_case.rollout,
+            horizon=use_case.horizon,
+            challenger=aliases.get(CHALLENGER),
+            unwell=self._unwell(serving),
+            order=self.rollouts.waiting(serving.use_case),
+            looked=self.rollouts.looked(serving.use_case) if serving.rollout else None,
+            champion_gone=CHAMPION not in aliases and self._is_gone(serving),
         )
 
+    def _is_gone(self, serving: Serving) -> bool:
+        """Whether the version that serves was deleted from the registry."""
+        if serving.version is None:
+            return False
+        try:
+            self.registry.run_of(serving.use_case, serving.version)
+        except BadRelease:
+            return True
+        return False
+
+    def _unwell(self, serving: Serving) -> frozenset[str]:
+        """Lines whose place has not been ready for long."""
+        key = serving.use_case
+        return frozenset(p.line for p in serving.places if self.unwell.get((key, p.port), 0) >= UNWELL_ROUNDS)
+
     def _carry_out(self, old: Serving, change: Change, versions: list[Evidence], now: datetime) -> Serving:
-        """Record, then proxy and processes; the alias follows in the next round, which also mends a kill."""
+        """Record, then proxy and processes; aliases follow in the next round, which also mends a kill."""
         use_case = old.use_case
         log.info("use_case=%s generation=%d %s", use_case, change.serving.generation, change.why)
-        kind = "refused" if change.refused else "serving"
-        event = Event(at=now, use_case=use_case, kind=kind, message=change.why)
-        self.book.record(change.serving, (event,), settled(old, change, versions))
+        event = Event(at=now, use_case=use_case, kind=change.kind, message=change.why)
+        self.book.record(
+            change.serving,
+            (event,),
+            settled(old, change, versions),
+            lambda connection: write(connection, old, change, now),
+        )
         self._realise(change.serving)
         return change.serving
 
     def _point(self, serving: Serving) -> Serving:
-        """Set the alias to what serves, unless a person moved it since: then the next round decides on that."""
-        if self.registry.aliases(serving.use_case).get(CHAMPION) == serving.alias_from:
-            self.registry.point(serving.use_case, CHAMPION, serving.version)
-        done = serving.model_copy(update={"alias_due": False})
+        """Set the aliases to what serves and what is under way, unless a person moved one since.
+
+        Then, or when the version was deleted, the next round decides on that.
+        """
+        due = [(CHAMPION, serving.alias_due, serving.alias_from, serving.version)]
+        due += [(CHALLENGER, serving.challenger_due, serving.challenger_from, serving.challenger)]
+        aliases = self.registry.aliases(serving.use_case)
+        for alias, is_due, moved_from, version in due:
+            if is_due and aliases.get(alias) == moved_from and moved_from != version:
+                self._set(serving.use_case, alias, version)
+        done = serving.model_copy(update={"alias_due": False, "challenger_due": False})
         self.book.record(done)
         return done
+
+    def _set(self, use_case: str, alias: str, version: str | None) -> None:
+        try:
+            self.registry.point(use_case, alias, version)
+        except BadRelease as gone:
+            log.warning("alias=%s %s", alias, gone)
 
     # --- making it so ----------------------------------------------------------------------------------
 
@@ -123,7 +181,7 @@ class Reconciler:
         for place in serving.places:
             key = (serving.use_case, place.port)
             self.unwell[key] = 0 if place.line in ready else self.unwell.get(key, 0) + 1
-            if place.role == "stable" and self.unwell[key] >= UNWELL_ROUNDS:
+            if place.role in KEPT_WELL and self.unwell[key] >= UNWELL_ROUNDS:
                 log.warning("use_case=%s place=%s is not ready: starting it anew", serving.use_case, place.line)
                 self.processes.restart(serving.use_case, place)
                 self.unwell[key] = 0
@@ -133,10 +191,18 @@ class Reconciler:
 def settled(old: Serving, change: Change, versions: list[Evidence]) -> dict[str, str]:
     """How open requests end with this change, by training key: a switch closes all, a refusal its own."""
     pending = [each for each in versions if each.promotion_asked_at and not each.promotion_settled]
-    now = change.serving.version
-    if now != old.version:
+    now, rollout = change.serving.version, change.serving.rollout
+    if rollout is not None and old.rollout is None:
+        return _entered(pending, rollout.version)
+    if now != old.version and rollout is None and old.rollout is None:
         return {e.training_key: SERVED if e.version == now else f"overtaken by version {now}" for e in pending}
     return {e.training_key: change.why for e in pending if change.refused == e.version}
+
+
+def _entered(pending: Iterable[Evidence], version: str) -> dict[str, str]:
+    """With the beginning of a rollout its own request is closed, and those of older versions."""
+    known = [each for each in pending if each.version is not None and int(each.version) <= int(version)]
+    return {e.training_key: ENTERED if e.version == version else f"overtaken by version {version}" for e in known}
 
 
 def backend(use_case: UseCase, serving: Serving) -> Backend:
@@ -146,11 +212,13 @@ def backend(use_case: UseCase, serving: Serving) -> Backend:
         use_case.serving.time_limit,
         use_case.serving.body_limit,
         use_case.entity,
-        tuple(_line(place) for place in serving.places if place.role != "coming"),
+        tuple(_line(place, serving) for place in serving.places if place.role != "coming"),
     )
 
 
-def _line(place: Place) -> Line:
+def _line(place: Place, serving: Serving) -> Line:
     if place.role == "stable":
         return Line(place.line, place.port, 100, "stable")
+    if place.role == "canary" and serving.rollout is not None:
+        return Line(place.line, place.port, round(serving.rollout.percent * PER_PERCENT), "canary")
     return Line(place.line, place.port, 0, "previous")

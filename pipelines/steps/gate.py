@@ -23,7 +23,7 @@ from pipelines.steps.train import judged_rows
 from pipelines.tools import Evidence, Tools
 
 log = logging.getLogger(__name__)
-CHAMPION = "champion"
+CHAMPION, CHALLENGER = "champion", "challenger"
 Values = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 

@@ -6,10 +6,14 @@ from types import SimpleNamespace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.rollout.decision import decide
 from pipelines.rollout.reconciler import settled
-from pipelines.rollout.serving import DRAIN, START_LIMIT, Change, Seen, Serving, decide
+from pipelines.rollout.serving import DRAIN, START_LIMIT, Change, Seen, Serving
+from pipelines.spec import RolloutPlan, Shadow
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
+AT_ONCE = RolloutPlan(shadow=Shadow(share=0), stages=(), cap=100, watch=timedelta(0))
+"""All requests, as soon as its places are ready."""
 BENTOS = {"1": "calories:v1", "2": "calories:v2"}
 
 
@@ -19,22 +23,31 @@ class Played:
     def __init__(self, replicas=2):
         self.serving, self.replicas = Serving(use_case="calories"), replicas
         self.champion, self.asked, self.now, self.broken = None, None, T0, set()
+        self.challenger = None
         self.told, self.served = [], []
 
     def seen(self):
         used = {place.port for place in self.serving.places}
         ready = frozenset(p.line for p in self.serving.places if p.version not in self.broken)
         ports = tuple(port for port in range(100, 106) if port not in used)
-        return Seen(self.now, self.champion, self.asked, BENTOS, ready, ports, self.replicas)
+        return Seen(
+            self.now, self.champion, self.asked, BENTOS, ready, ports, self.replicas, AT_ONCE, timedelta(0),
+            self.challenger,
+        )  # fmt: skip
 
     def tick(self, kill_before_alias=False):
         if self.serving.alias_due and not kill_before_alias:
             if self.champion == self.serving.alias_from:
                 self.champion = self.serving.version
             self.serving = self.serving.model_copy(update={"alias_due": False})
+        if self.serving.challenger_due and self.challenger == self.serving.challenger_from:
+            self.challenger = self.serving.challenger
+            self.serving = self.serving.model_copy(update={"challenger_due": False})
         change = decide(self.serving, self.seen())
         if change:
-            if change.serving.version != self.serving.version:
+            if change.serving.version != self.serving.version or (
+                change.serving.rollout and not self.serving.rollout
+            ):
                 self.asked = None
             self.serving = change.serving
             self.told.append(change.why)
@@ -112,7 +125,7 @@ def test_places_that_left_are_kept_until_they_have_answered_what_they_were_asked
     played = Played()
     played.asked = "1"
     played.settle()
-    played.asked = "2"
+    played.champion = "2"
     while played.serving.version != "2":
         played.tick()
     left = played.now

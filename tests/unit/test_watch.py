@@ -88,7 +88,7 @@ class Ear:
 @pytest.fixture
 def watching(home):
     airflow, ear = Airflow(), Ear()
-    watcher = Watcher(settings_of.load(home=home.root), airflow, MemoryNotices(), ear)
+    watcher = Watcher(settings_of.load(home=home.root), airflow, MemoryNotices(), ear, lambda since: [])
     watcher.since = DUE
     return watcher, airflow, ear
 
