@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.dates import date2num
 from matplotlib.figure import Figure
 
 from pipelines.rollout.evidence import Finding, Verdict
@@ -44,7 +45,7 @@ def _metric(axes: Axes, metric: str, looks: Sequence[Look]) -> None:
     for at, each in found:
         if each.value is not None:
             value = _within(each.value, low, high, high)
-            axes.scatter([at], [value], s=6, color=COLOURS[each.verdict])  # type: ignore[list-item]
+            axes.scatter([date2num(at)], [value], s=6, color=COLOURS[each.verdict])
     axes.axhline(limit, color="#b3362b", linewidth=1, linestyle="--")
     axes.axhline(0, color="#555555", linewidth=0.6)
     axes.set_ylim(low, high)
