@@ -17,7 +17,8 @@ class Rates(Frozen):
 
 
 class Latencies(Frozen):
-    """Milliseconds in the place, as a histogram: bin `b` holds what lies in [RATIO**b, RATIO**(b + 1))."""
+    """Milliseconds in the place, as a histogram: bin `b` holds what lies in [RATIO**b, RATIO**(b + 1));
+    RATIO and `bin_of` are those of `sequences`."""
 
     bins: dict[int, int] = field_of(default_factory=dict)
 
@@ -48,6 +49,8 @@ class Evidence(Frozen):
     paired: Moments | None = None
     """Of each labelled pair, in the whole rollout: challenger's loss - (1 + allowed) x champion's loss;
     None where nothing is replayed."""
+    plain: Moments | None = None
+    """Of the same pairs: challenger's loss - champion's loss."""
     losses: dict[Arm, Moments] = field_of(default_factory=dict)
     """Of the labelled pairs; where nothing is replayed, of each arm's own labelled answers."""
     calibration: dict[str, Moments] = field_of(default_factory=dict)
@@ -79,8 +82,11 @@ class Finding(Frozen):
     upper: float | None
     limit: float
     unit: str
+    """`share` of requests or of events, `relative` to the champion's, or empty: the output's or the loss's own."""
     n: int
     """The challenger's sample."""
+    counted: str = ""
+    """What a sample is counted in; of HOLD: what `needs` counts."""
     needs: int | None = None
     """Of HOLD: about how many more; None: not to be said, as when it lies just on the limit."""
     seconds: float | None = None

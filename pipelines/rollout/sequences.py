@@ -1,0 +1,350 @@
+"""Confidence sequences: intervals that hold at all sample sizes at once, so that one may look after every request.
+
+Each end of an interval fails, at any time whatsoever, with a probability of at most its level. Behind each lies a
+process of evidence that is 1 in expectation while what it speaks against is true, and so exceeds 1 / level at any
+time with a probability of at most that level (Ville 1939). All functions broadcast over arrays.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import betainc, betaln, xlog1py, xlogy
+
+from pipelines.rollout.evidence import Latencies, Moments, Rates
+
+Values = NDArray[np.float64]
+Interval = tuple[Values, Values]
+Number = Values | float
+
+RATIO = 1.01
+"""Of a latency bin's upper edge to its lower one."""
+JEFFREYS = (0.5, 0.5)
+RARE = (0.5, 10.0)
+"""Prior of a rate of errors: near 0. It costs sharpness only, never validity, where the rate is not."""
+STRENGTH = 100.0
+"""Requests that the prior around a quantile is worth: the sequence is sharpest at some times as many."""
+UNMOVED = 0.1
+"""Of that prior: the part that bets on nothing. The evidence never falls below it, however the data lie."""
+HALVINGS = 52
+PARTS, ROUNDS = 32, 6
+
+
+def _array(values: ArrayLike) -> Values:
+    return np.asarray(values, np.float64)
+
+
+class Levels(NamedTuple):
+    """With which probability each end may fail."""
+
+    lower: float
+    upper: float
+
+
+class Sample(NamedTuple):
+    """Numbers by their count, mean and variance; each (...,)."""
+
+    n: Values
+    mean: Values
+    variance: Values
+
+
+class Counts(NamedTuple):
+    """Of n requests, how many failed; each (...,)."""
+
+    errors: Values
+    n: Values
+
+
+def sample(moments: Moments, grow: Number = 1.0) -> Sample:
+    """These numbers, or `grow` times as many with the same mean and variance; at least two."""
+    size = _array(grow)
+    mean = moments.total / moments.n
+    spread = max(moments.squares / moments.n - mean**2, 0.0) * moments.n / (moments.n - 1)
+    return Sample(moments.n * size, mean + 0 * size, spread + 0 * size)
+
+
+def counts(rates: Rates, grow: Number = 1.0) -> Counts:
+    """These requests, or `grow` times as many with the same share of errors."""
+    size = _array(grow)
+    return Counts(rates.errors * size, rates.requests * size)
+
+
+# --- one rate ---------------------------------------------------------------------------------------------
+
+
+def mixture(successes: Number, n: Number, prior: tuple[float, float] = JEFFREYS) -> Values:
+    """Log likelihood of these successes where the rate is drawn from Beta(prior); (...,)."""
+    a, b = prior
+    s = _array(successes)
+    return _array(betaln(a + s, b + _array(n) - s) - betaln(a, b))
+
+
+def likelihood(successes: Number, n: Number, rate: Number) -> Values:
+    """Log likelihood of these successes at that rate; -inf where it cannot be; (...,)."""
+    s = _array(successes)
+    return _array(xlogy(s, rate) + xlog1py(_array(n) - s, -_array(rate)))
+
+
+def bernoulli(successes: Number, n: Number, alpha: float, prior: tuple[float, float] = JEFFREYS) -> Interval:
+    """Lower and upper end of the rate p of independent successes, (...,); both miss it with at most alpha.
+
+    The beta-binomial mixture (Robbins 1970, Ann. Math. Stat. 41, 1397-1409; Howard, Ramdas, McAuliffe and Sekhon
+    2021, Ann. Stat. 49, 1055-1080): all p with B(a + s, b + n - s) / B(a, b) / (p^s (1 - p)^(n - s)) < 1 / alpha.
+    In t = log(p / (1 - p)) that is convex, above its lines -s t and (n - s) t: Newton's method from where
+    these cross comes to the ends from outside, so that what it leaves open is too wide, not too narrow.
+    """
+    s = _array(successes)
+    f = _array(n) - s
+    room = mixture(s, s + f, prior) + math.log(alpha)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lower = np.where(s > 0, _rate(_newton(s, s + f, room, np.minimum(room / s, 0.0 * s + 700))), 0.0)
+        upper = np.where(f > 0, 1 - _rate(_newton(f, s + f, room, np.minimum(room / f, 0.0 * f + 700))), 1.0)
+    return lower, upper
+
+
+def _newton(s: Values, n: Values, room: Values, start: Values) -> Values:
+    """The smaller root of room - s t + n log(1 + e^t) = 0, from below."""
+    t = start
+    for _ in range(HALVINGS):
+        step = (room - s * t + n * np.logaddexp(0.0, t)) / (s - n * _rate(t))
+        if not np.any(step > 1e-12 * np.abs(t)):
+            break
+        t = t + np.where(step > 0, step, 0.0)
+    return t
+
+
+def _rate(t: Values) -> Values:
+    return _array(1 / (1 + np.exp(-t)))
+
+
+# --- two rates --------------------------------------------------------------------------------------------
+
+
+def more(challenger: Counts, champion: Counts, by: Number) -> Values:
+    """Log evidence that the challenger's rate is above the champion's by more than `by`, (...,).
+
+    Both rates drawn from RARE, beside the best that p1 - p0 <= by can do: Wasserman, Ramdas and Balakrishnan 2020,
+    "Universal inference", PNAS 117, 16880-16890 (section 8, sequential). Requests may be split between both in any
+    way, also one that changes.
+    """
+    ahead = _estimate(challenger) - _estimate(champion) > by
+    allowed = np.where(ahead, _at(challenger, champion, by), _best(challenger, champion))
+    return _drawn(challenger, champion) - allowed
+
+
+def fewer(challenger: Counts, champion: Counts, by: Number) -> Values:
+    """Log evidence that the challenger's rate is below the champion's + `by`, (...,); as `more`."""
+    return more(champion, challenger, -_array(by))
+
+
+def difference(challenger: Counts, champion: Counts, levels: Levels) -> Interval:
+    """Ends of p1 - p0, (...,): all that neither `more` nor `fewer` speaks against by 1 / level; within 1e-9."""
+    return _most(challenger, champion, levels.lower), -_most(champion, challenger, levels.upper)
+
+
+def _most(one: Counts, other: Counts, level: float) -> Values:
+    """The largest difference, from below, of which it is sure that `one` is above `other` by more."""
+    beside = Counts(*(each[..., None] for each in one)), Counts(*(each[..., None] for each in other))
+    low, width = np.full(one.n.shape, -1.0), 2.0
+    for _ in range(ROUNDS):
+        tried = low[..., None] + width * np.arange(1, PARTS) / PARTS
+        low = low + width / PARTS * (more(*beside, tried) >= -math.log(level)).sum(axis=-1)
+        width /= PARTS
+    return low
+
+
+def _estimate(arm: Counts) -> Values:
+    return _array(arm.errors / np.maximum(arm.n, 1))
+
+
+def _drawn(one: Counts, other: Counts) -> Values:
+    return mixture(one.errors, one.n, RARE) + mixture(other.errors, other.n, RARE)
+
+
+def _best(one: Counts, other: Counts) -> Values:
+    return likelihood(*one, _estimate(one)) + likelihood(*other, _estimate(other))
+
+
+def _at(one: Counts, other: Counts, by: Number) -> Values:
+    """Largest log likelihood with `one` above `other` by exactly `by`: concave, so its slope has one 0."""
+    low = np.maximum(0.0, -_array(by)) + 0 * one.n
+    high = np.minimum(1.0, 1.0 - _array(by)) + 0 * one.n
+    lost, missed = one.n - one.errors, other.n - other.errors
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for _ in range(HALVINGS):
+            rate = (low + high) / 2
+            slope = _over(other.errors, rate) + _over(one.errors, rate + by)
+            slope -= _over(missed, 1 - rate) + _over(lost, 1 - rate - by)
+            low, high = np.where(slope > 0, rate, low), np.where(slope > 0, high, rate)
+    return likelihood(*other, rate) + likelihood(*one, np.clip(rate + by, 0.0, 1.0))
+
+
+def _over(part: Values, whole: Values) -> Values:
+    return np.where(part > 0, part / whole, 0.0)
+
+
+# --- means ------------------------------------------------------------------------------------------------
+
+
+def radius(n: Number, variance: Number, alpha: float, tuning: float) -> Values:
+    """How far one end lies from the mean, (...,), in the numbers' unit; narrowest near n = `tuning`.
+
+    Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas 2024, "Time-uniform central limit theory and asymptotic
+    confidence sequences", Ann. Stat. 52, 2613-2640: the one-sided form (appendix B). Asymptotic: it holds from
+    samples on at which the central limit theorem does.
+    """
+    wish = -2 * math.log(2 * alpha)
+    scale = _array(n) * (wish + math.log(wish + 1)) / tuning
+    inside = np.log1p(np.sqrt(scale + 1) / (2 * alpha))
+    return _array(np.sqrt(2 * (scale + 1) / scale * inside * variance / n))
+
+
+def mean(of: Sample, levels: Levels, tuning: float) -> Interval:
+    """Ends of the mean of independent numbers with a variance, (...,); asymptotic, see `radius`."""
+    lower, upper = (radius(of.n, of.variance, level, tuning) for level in levels)
+    return of.mean - lower, of.mean + upper
+
+
+def means(challenger: Sample, champion: Sample, factor: float, levels: Levels, tuning: float) -> Interval:
+    """Ends of m1 - factor x m0 of two independent samples, (...,); asymptotic, see `radius`.
+
+    Two values of that estimate, an early and a late one, vary together as much as the late one varies: as the mean
+    of one sequence does. So it is one, of n = v1 / variance of the estimate, however the arms grow (a ramp).
+    """
+    variance = challenger.variance / challenger.n + factor**2 * champion.variance / champion.n
+    scale = np.maximum(challenger.variance, factor**2 * champion.variance)
+    known = variance > 0
+    n = np.where(known, scale, challenger.n) / np.where(known, variance, 1.0)
+    return mean(Sample(n, challenger.mean - factor * champion.mean, scale), levels, tuning)
+
+
+# --- quantiles --------------------------------------------------------------------------------------------
+
+
+def bin_of(ms: ArrayLike) -> NDArray[np.int64]:
+    """The bin of each latency, (...,); what took less than a microsecond counts as one."""
+    return np.floor(np.log(np.maximum(ms, 1e-3)) / math.log(RATIO)).astype(np.int64)
+
+
+def edge(place: NDArray[np.int64]) -> Values:
+    """Lower edge of a bin, in milliseconds."""
+    return _array(RATIO ** _array(place))
+
+
+def above(successes: Number, n: Number, p: float) -> Values:
+    """Log evidence that successes come at a rate above p, (...,); grows with the successes.
+
+    The one-sided beta-binomial mixture (Howard et al. 2021): rates are drawn from Beta(STRENGTH x (p, 1 - p)) cut
+    to those above p, but for UNMOVED.
+    """
+    a, b = STRENGTH * p, STRENGTH * (1 - p)
+    s = _array(successes)
+    f = _array(n) - s
+    with np.errstate(divide="ignore"):
+        cut = np.log(betainc(b + f, a + s, 1 - p)) - math.log(betainc(b, a, 1 - p))
+    moved = betaln(a + s, b + f) - betaln(a, b) - likelihood(s, s + f, p) + cut
+    return _array(np.logaddexp(math.log(UNMOVED), math.log1p(-UNMOVED) + moved))
+
+
+def below(successes: Number, n: Number, p: float) -> Values:
+    """Log evidence that successes come at a rate below p, (...,)."""
+    return above(_array(n) - _array(successes), n, 1 - p)
+
+
+def quantile(latencies: Latencies, p: float, alpha: float) -> Interval:
+    """Ends of the p-quantile in milliseconds: edges of bins, so that bins never make it too narrow; () each.
+
+    Howard and Ramdas 2022, "Sequential estimation of quantiles with applications to A/B testing and best-arm
+    identification", Bernoulli 28, 1704-1728, theorem 1 with the beta-binomial boundary: whatever the quantile is,
+    what lies below that one place comes at the rate p, so one sequence at p speaks about every place. (A bound for
+    all quantiles at once would have to be wider.) Its closed form there, 1.5 sqrt(p (1 - p) l) + 0.8 l with
+    l = (1.4 log log(2.1 n) + log(10 / alpha)) / n, holds as well, and is wider.
+    """
+    seen, against = Seen.of(latencies), math.log(2 / alpha)
+    places = np.arange(seen.first - 1, seen.first + seen.until.size + 1)
+    too_low = below(seen.below(places + 1), seen.n, p) >= against
+    too_high = above(seen.below(places), seen.n, p) >= against
+    lower = edge(places[np.argmin(too_low)]) if too_low.any() else _array(0.0)
+    upper = edge(places[np.argmax(too_high)]) if too_high.any() else _array(np.inf)
+    return lower, upper
+
+
+class Seen(NamedTuple):
+    """A histogram, summed up."""
+
+    first: int
+    """Its lowest bin."""
+    until: Values
+    """How many lie below the lower edge of bin `first + i`, (..., bins + 1)."""
+    n: Values
+    """How many there are, (..., 1)."""
+
+    @classmethod
+    def of(cls, latencies: Latencies, grow: Number = 1.0) -> "Seen":
+        """These latencies, or `grow` (...,) times as many in the same shares; at least one."""
+        first, last = min(latencies.bins), max(latencies.bins)
+        held = np.zeros(last - first + 2)
+        for place, count in latencies.bins.items():
+            held[place - first + 1] = count
+        size = _array(grow)[..., None]
+        return cls(first, np.cumsum(held) * size, held.sum() * size)
+
+    def below(self, places: NDArray[np.int64]) -> Values:
+        """How many lie below the lower edges of these bins, (..., places)."""
+        return _array(self.until[..., np.clip(places - self.first, 0, self.until.shape[-1] - 1)])
+
+
+class Steps(NamedTuple):
+    """Two histograms, for the question whether a quantile of `one` is above that of `other` x RATIO ** steps.
+
+    If it is not, and the other's quantile lies in bin b, then the one's lies in bin b + steps or below. So what
+    speaks against it is what speaks against the best b: as `more`, sharper than two sequences side by side.
+    """
+
+    one: Seen
+    other: Seen
+    other_low: Values
+    """Evidence that the other's quantile lies below bin `other.first + i`, (..., bins + 1)."""
+    one_high: Values
+    """Evidence that the one's quantile lies at or above the lower edge of bin `one.first + i`, (..., bins + 1)."""
+
+    @classmethod
+    def of(cls, one: Seen, other: Seen, p: float) -> "Steps":
+        """Of the p-quantiles."""
+        return cls(one, other, above(other.until, other.n, p), below(one.until, one.n, p))
+
+    def evidence(self, steps: NDArray[np.int64]) -> Values:
+        """Log evidence that it is above, (...,); falls with the steps (...,)."""
+        last = self.one.until.shape[-1] - 1
+        places = np.arange(self.other.until.shape[-1]) + self.other.first + 1 - self.one.first
+        high = np.take_along_axis(self.one_high, np.clip(places + steps[..., None], 0, last), axis=-1)
+        beyond = self.other_low[..., -1] + self.one_high[..., -1]
+        return _array(np.minimum((self.other_low + high).min(axis=-1), beyond))
+
+    def most(self, against: float) -> NDArray[np.int64]:
+        """The most steps by which the evidence is at least that, (...,); `fewest` where there are none."""
+        low = np.full(self.one.n.shape[:-1], self.fewest)
+        high = np.full(self.one.n.shape[:-1], -self.fewest + 2 * (self.one.first - self.other.first))
+        while np.any(high - low > 1):
+            middle = (low + high) // 2
+            found = self.evidence(middle) >= against
+            low, high = np.where(found, middle, low), np.where(found, high, middle)
+        return low
+
+    @property
+    def fewest(self) -> int:
+        """So few that all of one lies above all of the other."""
+        return self.one.first - self.other.first - int(self.one.until.shape[-1] + self.other.until.shape[-1])
+
+
+def quantile_ratio(challenger: Seen, champion: Seen, p: float, levels: Levels) -> Interval:
+    """Ends of challenger's p-quantile / champion's, (...,), as powers of RATIO; 0 and infinity where unknown.
+
+    Independent latencies; requests may be split between both in any way. Sources: `quantile` and `more`.
+    """
+    up, down = Steps.of(challenger, champion, p), Steps.of(champion, challenger, p)
+    slower, faster = up.most(-math.log(levels.lower)), down.most(-math.log(levels.upper))
+    lower = np.where(slower > up.fewest, edge(slower), 0.0)
+    return lower, np.where(faster > down.fewest, edge(-faster), np.inf)
