@@ -14,8 +14,8 @@ ALPHA = 0.1
 LEVELS = Levels(0.05, 0.05)
 
 
-def arm(errors, n):
-    return Counts(np.asarray(errors, float), np.asarray(n, float))
+def arm(errors, n, strength=100.0):
+    return Counts(np.asarray(errors, float), np.asarray(n, float), strength)
 
 
 def histogram(milliseconds):
@@ -66,12 +66,24 @@ def test_sequences_shrink_as_more_of_the_same_comes():
         assert (np.diff(upper) < 1e-8).all()
 
 
-def test_the_difference_of_two_rates_is_what_no_evidence_speaks_against():
+def test_outside_the_difference_of_two_rates_evidence_speaks_against_every_pair():
     challenger, champion = arm([40.0], [1000.0]), arm([180.0], [9000.0])
     lower, upper = sequences.difference(challenger, champion, LEVELS)
     assert lower < 0.02 < upper
-    assert sequences.more(challenger, champion, lower) == pytest.approx(math.log(20), abs=1e-3)
-    assert sequences.fewer(challenger, champion, upper) == pytest.approx(math.log(20), abs=1e-3)
+    rates = np.linspace(1e-6, 0.9, 5000)
+    assert sequences.apart(challenger, champion, lower, rates).min() >= math.log(20)
+    assert sequences.apart(challenger, champion, lower + 0.001, rates).min() < math.log(20)
+    assert sequences.apart(champion, challenger, -upper, rates + upper).min() >= math.log(20)
+    assert sequences.apart(champion, challenger, 0.001 - upper, rates + upper).min() < math.log(20)
+
+
+def test_two_rates_together_are_sharper_than_one_beside_the_other():
+    challenger, champion = (400.0, 10_000.0), (1800.0, 90_000.0)
+    lower, upper = sequences.difference(arm([400], [10_000]), arm([1800], [90_000]), LEVELS)
+    (ours_low, ours_high), (theirs_low, theirs_high) = (
+        sequences.bernoulli(*each, 0.05) for each in (challenger, champion)
+    )
+    assert upper - lower < 0.8 * ((ours_high - theirs_low) - (ours_low - theirs_high))
 
 
 def test_the_radius_is_the_published_one():
@@ -90,7 +102,7 @@ def test_moments_become_the_mean_and_the_unbiased_variance():
         pytest.approx(numbers.mean()),
         pytest.approx(numbers.var(ddof=1)),
     )
-    assert sequences.counts(Rates(requests=10, errors=2), 3.0) == (6, 30)
+    assert sequences.counts(Rates(requests=10, errors=2), "champion", 3.0)[:2] == (6, 30)
 
 
 def test_two_arms_of_which_one_is_known_exactly_are_one_sequence():
@@ -123,10 +135,20 @@ def test_a_quantile_lies_within_its_ends_and_they_close_to_a_bin():
 def test_evidence_for_a_rate_above_grows_with_the_successes_and_never_says_less_than_nothing_bet():
     for n in (1, 50, 10_000, 10**7):
         successes = np.unique(np.linspace(0, n, 200).astype(int)).astype(float)
-        found = sequences.above(successes, float(n), 0.95)
+        found = sequences.above(successes, float(n), 0.95, 100.0)
         assert np.isfinite(found).all()
         assert (np.diff(found) >= -1e-9).all()
         assert found.min() >= math.log(sequences.UNMOVED) - 1e-12
+
+
+@pytest.mark.parametrize("n", [0, 1, 30, 10_000, 10**8])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
+def test_evidence_for_a_rate_above_falls_with_that_rate(n, share):
+    rates = np.sort(np.concatenate((np.geomspace(1e-15, 0.5, 300), 1 - np.geomspace(1e-15, 0.5, 300), [0, 1])))
+    for strength in sequences.STRENGTH.values():
+        found = sequences.above(float(round(share * n)), float(n), rates, strength)
+        assert np.isfinite(found).all()
+        assert (np.diff(found) <= 1e-5 + 1e-9 * np.abs(found[1:])).all()
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
@@ -134,8 +156,8 @@ def test_evidence_for_a_rate_above_grows_with_the_successes_and_never_says_less_
 def test_evidence_is_one_on_average_while_it_speaks_against_the_truth(n, p):
     successes = np.arange(n + 1)
     chance = np.array([math.comb(n, k) for k in successes]) * p**successes * (1 - p) ** (n - successes)
-    assert chance @ np.exp(sequences.above(successes.astype(float), float(n), p)) == pytest.approx(1)
-    assert chance @ np.exp(sequences.below(successes.astype(float), float(n), p)) == pytest.approx(1)
+    assert chance @ np.exp(sequences.above(successes.astype(float), float(n), p, 100.0)) == pytest.approx(1)
+    assert chance @ np.exp(sequences.below(successes.astype(float), float(n), p, 100.0)) == pytest.approx(1)
     drawn = sequences.mixture(successes.astype(float), n) - sequences.likelihood(successes.astype(float), n, p)
     assert chance @ np.exp(drawn) == pytest.approx(1)
 
@@ -182,12 +204,15 @@ def test_the_difference_of_rates_is_covered_at_all_times_at_once(share):
     random = np.random.default_rng(12)
     ours = random.random((RUNS, LENGTH)) < share
     failed = random.random((RUNS, LENGTH)) < np.where(ours, 0.05, 0.03)
-    every = slice(4, None, 5)
+    every = slice(14, None, 15)
     challenger = arm(np.cumsum(failed & ours, axis=1)[:, every], np.cumsum(ours, axis=1)[:, every])
-    champion = arm(np.cumsum(failed & ~ours, axis=1)[:, every], np.cumsum(~ours, axis=1)[:, every])
-    for evidence in (sequences.more, sequences.fewer):
-        found = evidence(challenger, champion, 0.02) >= math.log(20)
-        assert found.any(axis=1).mean() <= allowed(0.05)
+    champion = arm(np.cumsum(failed & ~ours, axis=1)[:, every], np.cumsum(~ours, axis=1)[:, every], 300.0)
+    for one, other, by, rate in ((challenger, champion, 0.02, 0.03), (champion, challenger, -0.02, 0.05)):
+        suspect = (sequences.apart(one, other, by, rate) >= math.log(20)).any(axis=1)
+        assert suspect.mean() <= allowed(0.05)
+        few = (Counts(*(each[suspect] for each in pair[:2]), pair.strength) for pair in (challenger, champion))
+        lower, upper = sequences.difference(*few, LEVELS)
+        assert ((lower > 0.02) | (upper < 0.02)).any(axis=1).sum() <= suspect.sum()
 
 
 def test_the_mean_of_heavy_tailed_numbers_is_covered_from_the_floor_on():
