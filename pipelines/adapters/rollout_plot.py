@@ -5,7 +5,6 @@ from datetime import datetime
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.dates import date2num
 from matplotlib.figure import Figure
 
 from pipelines.rollout.evidence import Finding, Verdict
@@ -35,17 +34,18 @@ def draw_rollout(file: Path, version: str, changes: Sequence[Entry], looks: Sequ
 def _metric(axes: Axes, metric: str, looks: Sequence[Look]) -> None:
     found = [(at, each) for at, _, verdict in looks for each in verdict.findings if each.metric == metric]
     times, limit = [at for at, _ in found], found[0][1].limit
-    low, high = -REACH * limit, REACH * limit
+    reach = REACH * (limit or 1.0)
+    low, high = -reach, reach
     axes.fill_between(
         times,  # type: ignore[arg-type]
         [_within(each.lower, low, high, low) for _, each in found],
         [_within(each.upper, low, high, high) for _, each in found],
         step="post", color="#7a93b8", alpha=0.35, linewidth=0,
     )  # fmt: skip
-    for at, each in found:
-        if each.value is not None:
-            value = _within(each.value, low, high, high)
-            axes.scatter([date2num(at)], [value], s=6, color=COLOURS[each.verdict])
+    for word, colour in COLOURS.items():
+        told = [(at, each.value) for at, each in found if each.verdict == word and each.value is not None]
+        values = [_within(value, low, high, high) for _, value in told]
+        axes.scatter([at for at, _ in told], values, s=6, color=colour)  # type: ignore[arg-type]
     axes.axhline(limit, color="#b3362b", linewidth=1, linestyle="--")
     axes.axhline(0, color="#555555", linewidth=0.6)
     axes.set_ylim(low, high)

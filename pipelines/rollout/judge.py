@@ -166,7 +166,10 @@ def _of_stage(plan: RolloutPlan, evidence: Evidence, levels: Levels) -> Iterator
 
 def _errors(challenger: Rates, champion: Rates, limit: float, evidence: Evidence, levels: Levels) -> Measured:
     def ends(grow: Values) -> Interval:
-        ours, theirs = sequences.counts(challenger, grow), sequences.counts(champion, grow)
+        ours, theirs = (
+            sequences.counts(challenger, "challenger", grow),
+            sequences.counts(champion, "champion", grow),
+        )
         lower, upper = sequences.difference(ours, theirs, levels)
         return np.where(ours.errors >= FEWEST_ERRORS, lower, -1.0), upper
 
@@ -182,7 +185,8 @@ def _latency(name: str, allowed: float, evidence: Evidence, levels: Levels) -> M
     challenger, champion = (evidence.latencies.get(arm, Latencies()) for arm in ("challenger", "champion"))
 
     def ends(grow: Values) -> Interval:
-        lower, upper = sequences.quantile_ratio(Seen.of(challenger, grow), Seen.of(champion, grow), p, levels)
+        ours, theirs = Seen.of(challenger, "challenger", grow), Seen.of(champion, "champion", grow)
+        lower, upper = sequences.quantile_ratio(ours, theirs, p, levels)
         return lower - 1, upper - 1
 
     known = bool(challenger.bins and champion.bins)

