@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from typing import Protocol
 
 from pipelines import catalog, watch, wiring
 from pipelines.adapters.airflow_rest import AirflowRest, of_home
@@ -19,6 +20,28 @@ LINES = 3
 """How much of a failed task's log stands in the notice."""
 
 
+class Begun(Protocol):
+    """A rollout under way."""
+
+    @property
+    def use_case(self) -> str:
+        """Whose."""
+
+    @property
+    def began(self) -> datetime:
+        """What names it."""
+
+
+class Rollouts(Protocol):
+    """What is known of rollouts."""
+
+    def notable(self, since: datetime) -> Sequence[Entry]:
+        """Changes that a person is told of."""
+
+    def under_way(self) -> Sequence[Begun]:
+        """Of every use case."""
+
+
 class Watcher:
     """Looks at Airflow round after round."""
 
@@ -28,10 +51,10 @@ class Watcher:
         airflow: AirflowRest,
         book: NoticeBook,
         notifier: Notifier,
-        notable: Callable[[datetime], Sequence[Entry]],
+        rollouts: Rollouts,
     ) -> None:
         self.settings, self.airflow, self.book, self.notifier = settings, airflow, book, notifier
-        self.notable = notable
+        self.rollouts = rollouts
         self.since = datetime.now(UTC)
         self.away_since: datetime | None = None
 
@@ -43,8 +66,9 @@ class Watcher:
                 self.book.told(notice, now)
 
     def _found(self, now: datetime) -> Iterator[Notice]:
-        yield from map(watch.of_rollout, self.notable(now - watch.REMEMBERED))
+        yield from map(watch.of_rollout, self.rollouts.notable(now - watch.REMEMBERED))
         try:
+            self._show_rollouts()
             found = [notice for dag, schedule in self._dags() for notice in self._of(dag, schedule, now)]
         except ServiceAway:
             self.away_since = self.away_since or now
@@ -52,6 +76,13 @@ class Watcher:
         else:
             self.away_since = None
             yield from found
+
+    def _show_rollouts(self) -> None:
+        """A run of Airflow's for each rollout under way, wherever it was begun; it shows and waits."""
+        for each in self.rollouts.under_way():
+            dag, run = f"rollout_{each.use_case}", f"rollout__{each.began.isoformat()}"
+            if not self.airflow.is_paused(dag) and run not in {known[0] for known in self.airflow.runs(dag, RUNS)}:
+                self.airflow.trigger(dag, {"began": each.began.isoformat()}, run)
 
     def _dags(self) -> Iterator[tuple[str, str]]:
         for name in catalog.find(self.settings.use_cases):
@@ -78,7 +109,7 @@ def main() -> None:
     """Watch until the end; the database or a notifier that is away is waited for."""
     settings = wiring.settings()
     book, notifier, rollouts = wiring.notices(settings), wiring.notifier(settings), wiring.rollouts(settings)
-    watcher = Watcher(settings, of_home(settings), book, notifier, rollouts.notable)
+    watcher = Watcher(settings, of_home(settings), book, notifier, rollouts)
     while True:
         try:
             watcher.round(datetime.now(UTC))

@@ -58,11 +58,11 @@ class AirflowRest:
         """Trace of each DAG file that could not be loaded, by file name."""
         return {one["filename"]: one["stack_trace"] for one in self._get("/importErrors")["import_errors"]}
 
-    def trigger(self, dag: str, conf: Mapping[str, object] | None = None) -> str:
-        """Start a run; its id."""
-        body = {"logical_date": None, "conf": dict(conf or {})}
-        run: str = self._call("POST", f"/dags/{quote(dag)}/dagRuns", body)["dag_run_id"]
-        return run
+    def trigger(self, dag: str, conf: Mapping[str, object] | None = None, run: str | None = None) -> str:
+        """Start a run; its id, which may be given."""
+        body = {"logical_date": None, "conf": dict(conf or {}), **({"dag_run_id": run} if run else {})}
+        started: str = self._call("POST", f"/dags/{quote(dag)}/dagRuns", body)["dag_run_id"]
+        return started
 
     def unpause(self, dag: str) -> None:
         """Let its schedule count."""

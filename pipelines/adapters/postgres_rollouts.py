@@ -124,6 +124,12 @@ class PostgresRollouts:
             )
             return [Past.model_validate(row) for row in cursor]
 
+    def under_way(self) -> list[Past]:
+        """Of every use case."""
+        with connected(self._url) as connection, connection.cursor(row_factory=dict_row) as cursor:
+            cursor.execute("select * from rollouts where ended_at is null order by began")
+            return [Past.model_validate(row) for row in cursor]
+
     def changes(self, use_case: str, began: datetime) -> list[Entry]:
         """What happened to a rollout, in its order."""
         with connected(self._url) as connection, connection.cursor(row_factory=dict_row) as cursor:

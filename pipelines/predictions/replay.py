@@ -85,16 +85,21 @@ class Replayer:
         self._line = http.client.HTTPConnection("127.0.0.1", port, timeout=limit.total_seconds())
 
     def ask(self, requests: Iterable[Logged]) -> int:
-        """How many were answered, up to the first that was not; OSError is for the caller to count."""
+        """How many were answered, up to the first that was not."""
         answered = 0
         for each in requests:
-            try:
-                self._ask(each)
-            except (OSError, http.client.HTTPException):
-                self._line.close()
-                return answered
+            if not (self._answers(each) or self._answers(each)):  # the first may meet a line that has ended
+                break
             answered += 1
         return answered
+
+    def _answers(self, request: Logged) -> bool:
+        try:
+            self._ask(request)
+        except (OSError, http.client.HTTPException):
+            self._line.close()
+            return False
+        return True
 
     def _ask(self, request: Logged) -> None:
         headers = {

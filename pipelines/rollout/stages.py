@@ -1,5 +1,6 @@
 """The rollout of a challenger, as data: prepared → shadow → canary → full → watch, and how it ends."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
@@ -161,3 +162,22 @@ class Looked(NamedTuple):
     since: datetime
     """Of the stage: a verdict on an earlier one decides nothing."""
     verdict: Verdict
+
+
+def labels(plan: RolloutPlan) -> tuple[str, ...]:
+    """The stages of a plan, in their order, as the history names them."""
+    shadow = ("shadow",) if plan.shadow.share else ()
+    return (*shadow, *(f"canary {stage.weight:g} %" for stage in plan.stages), "full", "watch")
+
+
+def over(history: Sequence[Entry], label: str, order: Sequence[str]) -> Entry | None:
+    """The change by which a stage was left, or passed over; None while it lasts or is still to come."""
+    if history and history[-1].stage_after is None:
+        return history[-1]
+    later = set(order[order.index(label) + 1 :])
+    return next((each for each in history if each.stage_after in later), None)
+
+
+def asked(history: Sequence[Entry], label: str) -> bool:
+    """Whether a person is waited for before that stage."""
+    return bool(history) and history[-1].kind == "held" and f"an approval of {label}" in history[-1].why

@@ -55,3 +55,22 @@ def test_only_a_use_case_that_labels_may_retrain_counts_them_and_validations_are
     assert [link.name for link in validate.operator_extra_links] == ["Data Docs"]
     order = [task.task_id for task in bag.dags["ingest_bets"].topological_sort()]
     assert order == [f"matches.{step}" for step in ("receive", "validate", "publish", "hand_over")]
+
+
+def test_a_rollout_is_shown_stage_by_stage_and_asks_a_person_where_the_plan_says_so(flows, monkeypatch):
+    from airflow.dag_processing.dagbag import DagBag
+
+    from dags import rollouts, waits
+    from pipelines.spec import RolloutPlan, Stage
+
+    bag = DagBag(dag_folder=rollouts.__file__)
+    assert bag.import_errors == {}
+    assert set(bag.dags) == {"rollout_bets", "rollout_calories"}
+    order = [task.task_id for task in bag.dags["rollout_calories"].topological_sort()]
+    assert order == ["shadow", "canary_5", "canary_25", "canary_50", "full", "watch"]
+    plan = RolloutPlan(stages=(Stage(weight=5), Stage(weight=12.5, approval=True)), full_approval=True)
+    assert rollouts.wanting(plan) == {"canary 12.5 %", "full"}
+    again = waits.StageTrigger("calories", "2026-01-01T00:00:00+00:00", "full", False)
+    path, given = again.serialize()
+    assert path == "dags.waits.StageTrigger"
+    assert waits.StageTrigger(**given).serialize() == again.serialize()

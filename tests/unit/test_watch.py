@@ -4,6 +4,7 @@ import json
 import threading
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from pipelines.adapters import notifiers
 from pipelines.errors import BadSettings, ServiceAway
 from pipelines.fakes import MemoryNotices
 from pipelines.machine import secrets, services
+from pipelines.rollout.stages import Entry
 from pipelines.tools import Notice
 from pipelines.watch import Run, Watched
 from pipelines.watcher import Watcher
@@ -54,11 +56,16 @@ class Airflow:
     url = "http://here"
 
     def __init__(self):
-        self.away, self.failed = False, set()
+        self.away, self.failed, self.triggered = False, set(), []
+
+    def trigger(self, dag, conf, run):
+        self.triggered.append((dag, conf, run))
 
     def runs(self, dag, most):
         if self.away:
             raise ServiceAway("no")
+        if dag.startswith("rollout_"):
+            return [(run, "running", DUE) for known, _, run in self.triggered if known == dag]
         return [("run 1", "failed" if dag in self.failed else "success", DUE)]
 
     def is_paused(self, dag):
@@ -85,10 +92,23 @@ class Ear:
         self.heard.append(notice)
 
 
+class Rollouts:
+    """What the watcher asks of the history."""
+
+    def __init__(self):
+        self.entries, self.begun = [], []
+
+    def notable(self, since):
+        return [each for each in self.entries if each.at >= since]
+
+    def under_way(self):
+        return self.begun
+
+
 @pytest.fixture
 def watching(home):
     airflow, ear = Airflow(), Ear()
-    watcher = Watcher(settings_of.load(home=home.root), airflow, MemoryNotices(), ear, lambda since: [])
+    watcher = Watcher(settings_of.load(home=home.root), airflow, MemoryNotices(), ear, Rollouts())
     watcher.since = DUE
     return watcher, airflow, ear
 
@@ -101,6 +121,29 @@ def test_a_failure_is_told_once_with_the_task_its_words_and_where_to_look(watchi
     (notice,) = ear.heard
     assert "gate: noise | GateRefused: rmse 9, floor 3" in notice.body
     assert "http://here/dags/retrain_calories/runs/run 1" in notice.body
+
+
+def test_what_became_of_a_rollout_is_told_once_also_while_airflow_is_away(watching):
+    watcher, airflow, ear = watching
+    airflow.away = True
+    change = {"at": DUE, "use_case": "calories", "began": START, "version": "3", "percent": 0, "who": "reconciler"}
+    why = "version 3: rolled back in canary 5 %: loss 8 % worse"
+    entry = Entry(**change, stage_before="canary 5 %", stage_after=None, kind="rolled back", why=why)
+    watcher.rollouts.entries = [entry]
+    watcher.round(DUE + timedelta(minutes=1))
+    watcher.round(DUE + timedelta(minutes=2))
+    assert [notice.title for notice in ear.heard] == ["calories: version 3 rolled back"]
+    assert why in ear.heard[0].body
+    assert "touchline rollout status calories" in ear.heard[0].body
+
+
+def test_each_rollout_gets_one_run_of_its_dag(watching):
+    watcher, airflow, _ = watching
+    watcher.rollouts.begun = [SimpleNamespace(use_case="calories", began=START)]
+    watcher.round(DUE)
+    watcher.round(DUE)
+    began = START.isoformat()
+    assert airflow.triggered == [("rollout_calories", {"began": began}, f"rollout__{began}")]
 
 
 def test_what_could_not_be_told_is_told_later(watching):
