@@ -8,6 +8,7 @@ from pipelines.adapters.postgres_book import PostgresBook, connected
 from pipelines.predictions import quality as clock
 from pipelines.records import Ledger
 from pipelines.rollout.serving import Place
+from pipelines.rollout.stages import Rollout
 from pipelines.settings import Settings
 from pipelines.spec import Frozen, UseCase
 from pipelines.tools import Event
@@ -23,6 +24,8 @@ class UseCaseStatus(Frozen):
     gate: str | None
     bento: str | None
     places: tuple[Place, ...]
+    rollout: Rollout | None
+    """The one under way."""
     ledger: tuple[Ledger, ...]
     labels: tuple[dict[str, str | int | float | None], ...]
     """One a version, as `pipelines.predictions.quality.Version` names them, with the mean loss."""
@@ -65,6 +68,7 @@ def _one(settings: Settings, use_case: UseCase, now: datetime) -> UseCaseStatus:
         gate=None if evidence is None or evidence.gate is None else evidence.gate.reason,
         bento=None if evidence is None else evidence.bento_tag,
         places=serving.places,
+        rollout=serving.rollout,
         ledger=ledgers(settings, use_case),
         labels=tuple({**each._asdict(), "mean_loss": each.mean_loss} for each in counted.versions),
         roles=roles,

@@ -73,6 +73,9 @@ def _write_use_case(case: "UseCaseStatus") -> None:
     sys.stdout.write(f"\n{case.use_case}: champion {case.champion or 'none yet'} ({metrics or 'no metrics'})\n")
     for place in case.places:
         sys.stdout.write(f"  place {place.line} port {place.port} {place.role:<8} version {place.version}\n")
+    if case.rollout is not None:
+        told = f"version {case.rollout.version} in {case.rollout.label}, {case.rollout.percent:g} % of all"
+        sys.stdout.write(f"  rollout of {told} (`touchline rollout status {case.use_case}`)\n")
     write_ledgers(case.ledger)
     for ever, newest in zip(case.roles, case.quality, strict=True):
         _write_role(ever, newest)

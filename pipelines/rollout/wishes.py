@@ -155,6 +155,8 @@ def _refused(serving: Serving, order: Order, why: str) -> Change:
 def requested(serving: Serving, seen: Seen) -> Change | None:
     """What a flow asked for becomes the challenger, when there is a champion and its turn has come."""
     asked, rollout = seen.asked, serving.rollout
+    if asked is not None and asked == serving.version:
+        return Change(advanced(serving), f"version {asked} serves already", refused=asked)
     if asked is None or asked not in seen.bentos or serving.version in {None, asked} or not at_rest(serving):
         return None
     if rollout is None:

@@ -56,6 +56,10 @@ class Asked(NamedTuple):
     """From then to its answer."""
     codes: tuple[str, ...]
     """Of its rows that got an error."""
+    role: str | None
+    """Of the place that answered, as the proxy says; None where it did not."""
+    key: str | None
+    """The entity of a single request: by it the proxy decides between the champion and a canary."""
 
 
 class _Due(NamedTuple):
@@ -173,20 +177,23 @@ class Drive:
         self._sent += len(request.rows)
         alone = len(request.rows) == 1 and self._plan.batch == 1
         path, body = ("predict", request.rows[0]) if alone else ("predict/batch", {"rows": request.rows})
-        _, told = await self._post(session, path, body)
+        _, told, role = await self._post(session, path, body)
         seconds = self._now() - request.at
         answers = [told] if alone else told.get("predictions", [told] * len(request.rows))
         codes = tuple(answer["error"]["code"] for answer in answers if "error" in answer)
-        self.asked.append(Asked(request.at, seconds, codes))
+        key = request.rows[0].get(self._use_case.entity) if alone else None
+        self.asked.append(Asked(request.at, seconds, codes, role, None if key is None else str(key)))
         for row, answer, label in zip(request.rows, answers, request.labels, strict=True):
             self._take(row, answer, label)
 
-    async def _post(self, session: aiohttp.ClientSession, path: str, body: object) -> tuple[int, dict[str, Any]]:
+    async def _post(
+        self, session: aiohttp.ClientSession, path: str, body: object
+    ) -> tuple[int, dict[str, Any], str | None]:
         try:
             async with session.post(f"{self._base}/{path}", json=body) as answer:
-                return answer.status, json.loads(await answer.read())
+                return answer.status, json.loads(await answer.read()), answer.headers.get("x-slot")
         except (aiohttp.ClientError, TimeoutError, ValueError):
-            return 0, {"error": {"code": "unreachable"}}
+            return 0, {"error": {"code": "unreachable"}}, None
 
     def _take(self, row: dict[str, Any], answer: dict[str, Any], label: Told) -> None:
         if "error" in answer:
@@ -218,7 +225,7 @@ class Drive:
         most = min(LABELS_AT_ONCE, self._use_case.serving.batch_limit)
         while self._due and self._due[0].at <= now:
             some = [heapq.heappop(self._due) for _ in range(min(most, len(self._due))) if self._due[0].at <= now]
-            status, told = await self._post(session, "labels", [each.label for each in some])
+            status, told, _ = await self._post(session, "labels", [each.label for each in some])
             if status == 202:
                 self._labels += told["accepted"]
                 self._labels_refused.update(error["code"] for error in told["errors"])

@@ -11,7 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines import metrics
-from pipelines.spec import Columns, Field, Files, Gate, Outputs, Part, Slice, State, Table, UseCase
+from pipelines.spec import (
+    Columns,
+    Field,
+    Files,
+    Gate,
+    Outputs,
+    Part,
+    RolloutPlan,
+    Shadow,
+    Slice,
+    Stage,
+    State,
+    Table,
+    UseCase,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -133,6 +147,15 @@ USE_CASE = UseCase(
         Slice(by=("Gender", "Age"), edges={"Age": (30, 45, 60)}),
     ),
     gate=Gate(metric="rmse", at_most=3.0, worse_by_at_most=0.25),
+    rollout=RolloutPlan(
+        shadow=Shadow(time=timedelta(seconds=30), pairs=200),
+        stages=(
+            Stage(weight=5, time=timedelta(minutes=1), requests=300),
+            Stage(weight=25, time=timedelta(minutes=5), requests=500),
+            Stage(weight=50, time=timedelta(minutes=5), requests=500, labels=300),
+        ),
+        shift_at_most={"calories": 5.0},
+    ),
     assemble=assemble,
     fit_state=fit_state,
     features=features,

@@ -94,6 +94,7 @@ def _served(running: Stack, drops: Drops, no_disk: str) -> Iterator[Live]:
         live.drop()
         live.ingest_here()
         running.run("retrain")
+        running.run("rollout", "promote", NAME)
         ready(live)
         say("every law holds; now the faults")
         yield live

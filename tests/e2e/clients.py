@@ -26,8 +26,15 @@ class Asking:
     Every `label_every`-th answer gets its label, every second one of these twice; 0: none.
     """
 
-    def __init__(self, port: int, body: dict[str, Any], label_every: int = 0, pause: float = 0.005) -> None:
-        self.port, self.body = port, json.dumps(body)
+    def __init__(
+        self,
+        port: int,
+        body: dict[str, Any],
+        label_every: int = 0,
+        pause: float = 0.005,
+        use_case: str = "calories",
+    ) -> None:
+        self.port, self.body, self.use_case = port, json.dumps(body), use_case
         self.label_every, self.pause = label_every, pause
         self.versions: Counter[str] = Counter()
         self.failures: list[Failure] = []
@@ -54,7 +61,7 @@ class Asking:
     def _post(self, line: http.client.HTTPConnection, route: str, body: str, good: int) -> dict[str, Any] | None:
         """The answer; None after a failure, which is counted."""
         try:
-            line.request("POST", f"/calories/{route}", body, HEADERS)
+            line.request("POST", f"/{self.use_case}/{route}", body, HEADERS)
             answer = line.getresponse()
             told = answer.read()
         except (OSError, http.client.HTTPException) as broken:
@@ -85,10 +92,15 @@ class Asking:
 
 @contextmanager
 def asking(
-    port: int, body: dict[str, Any], threads: int = 4, label_every: int = 0, pause: float = 0.005
+    port: int,
+    body: dict[str, Any],
+    threads: int = 4,
+    label_every: int = 0,
+    pause: float = 0.005,
+    use_case: str = "calories",
 ) -> Generator[Asking]:
     """Keep asking while the block runs."""
-    client = Asking(port, body, label_every, pause)
+    client = Asking(port, body, label_every, pause, use_case)
     running = [threading.Thread(target=client._work) for _ in range(threads)]
     for one in running:
         one.start()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,7 +65,8 @@ class Hook:
 class Stack:
     """A running home."""
 
-    def __init__(self, home: Path, base_port: int, data: Path, hook: int = 9) -> None:
+    def __init__(self, home: Path, base_port: int, data: Path, hook: int = 9, cases: Path | None = None) -> None:
+        """`cases`: a folder with further use cases."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TOUCHLINE_")}
         self.environment = {
             **kept,
@@ -74,13 +75,16 @@ class Stack:
             "TOUCHLINE_DATA": str(data),
             "TOUCHLINE_NOTIFY": json.dumps([f"http://127.0.0.1:{hook}/"]),
         }
+        if cases is not None:
+            self.environment["TOUCHLINE_USE_CASES"] = json.dumps([str(cases)])
         self.heard: list[dict[str, str]] = []
-        self.data, self.output = data, ""
+        self.data, self.output, self.cases = data, "", cases
         self.home, self.base_port = home, base_port
 
     @property
     def settings(self) -> Settings:
-        return settings_of.load(home=self.home, base_port=self.base_port, data=self.data)
+        cases = () if self.cases is None else (self.cases,)
+        return settings_of.load(home=self.home, base_port=self.base_port, data=self.data, use_cases=cases)
 
     def run(self, *words: str, code: int | None = 0) -> str:
         """A command of the platform, as a person types it; None: however it ends."""
@@ -157,11 +161,20 @@ def fill(folder: Path, drop: int) -> None:
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
     """Started once a run; stopped and removed whole at its end."""
+    with stack_of_its_own() as running:
+        yield running
+    assert not running.home.exists()
+    assert free_ports(running.base_port)
+
+
+@contextlib.contextmanager
+def stack_of_its_own() -> Generator[Stack]:
+    """One that is up; gone afterwards."""
     home = Path(tempfile.mkdtemp(prefix="tl-e2e-"))
     data = Path(tempfile.mkdtemp(prefix="tl-drop-"))
     fill(data, 0)
     hook = Hook()
-    running = Stack(home / "home", free_block(), data, hook.port)
+    running = Stack(home / "home", free_block(), data, hook.port, _cases(home / "cases"))
     running.heard = hook.heard
     try:
         running.output = running.run("up", "--detach")
@@ -171,8 +184,14 @@ def stack() -> Iterator[Stack]:
         hook.close()
         shutil.rmtree(home)
         shutil.rmtree(data)
-    assert not running.home.exists()
-    assert free_ports(running.base_port)
+
+
+def _cases(folder: Path) -> Path:
+    """The use case whose rollouts take seconds; its suites are those of calories."""
+    folder.mkdir()
+    shutil.copyfile(Path(__file__).parents[1] / "cases" / "swift.py", folder / "swift.py")
+    shutil.copytree(Path(__file__).parents[2] / "expectations" / "calories", folder / "expectations" / "swift")
+    return folder
 
 
 def descendants(pid: int) -> list[int]:

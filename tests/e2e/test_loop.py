@@ -252,12 +252,14 @@ def test_a_better_model_takes_over_without_one_failed_request(stack):
     with asking(stack.settings.ports.proxy, stack.row()) as client:
         stack.run("ingest")
         assert "version 2 passed gate and check" in stack.run("retrain")
+        assert "full, by hand: sure of it" in stack.run("rollout", "promote", "calories", "--why", "sure of it")
         wait_for(lambda: client.versions["2"] > 50, "answers of version 2", 240)
     assert client.failed == []
     wait_for(
         lambda: mlflow_of(stack).get_model_version_by_alias("calories", "champion").version in {2, "2"},
         "the alias",
     )
+    assert [each["role"] for each in stack.case()["places"]].count("previous") == 2, "the way back stays warm"
 
 
 def test_the_champion_moved_by_hand_moves_what_serves_without_one_failed_request(stack):

@@ -207,6 +207,7 @@ def running() -> Generator[Stack]:
         world.fill(data, 1)
         stack.run("ingest")
         stack.run("retrain")
+        stack.run("rollout", "promote", "calories")
         wait_for(lambda: stack.case()["champion"] == "2", "the second version to serve", 240)
         yield stack
     finally:

@@ -2,11 +2,13 @@
 
 import asyncio
 import multiprocessing
+import signal
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from pipelines import catalog
 from pipelines.simulation import rows
@@ -21,11 +23,13 @@ _SPAWN = multiprocessing.get_context("spawn")
 class Load:
     """A load that runs; its requests once it has ended."""
 
-    def __init__(self, stack: Stack, plan: Plan) -> None:
+    def __init__(self, stack: Stack, plan: Plan, use_case: str) -> None:
         self.asked: list[Asked] = []
         self._line, theirs = _SPAWN.Pipe()
-        base = f"http://127.0.0.1:{stack.settings.ports.proxy}/calories"
-        self._process = _SPAWN.Process(target=_drive, args=(plan, base, theirs))
+        base = f"http://127.0.0.1:{stack.settings.ports.proxy}/{use_case}"
+        self._process = _SPAWN.Process(
+            target=_drive, args=(plan, base, use_case, stack.settings.use_cases, theirs)
+        )
         self._process.start()
         theirs.close()
         self._began: float = self._line.recv()
@@ -33,6 +37,14 @@ class Load:
     def now(self) -> float:
         """Seconds since its beginning."""
         return time.time() - self._began
+
+    def at(self, time: datetime) -> float:
+        """That moment, in its seconds."""
+        return time.timestamp() - self._began
+
+    def stop(self) -> None:
+        """Send nothing more; what was sent is waited for."""
+        self._process.terminate()
 
     def until(self, at: float) -> None:
         """Wait for that second of it."""
@@ -50,10 +62,12 @@ class Load:
 
 
 @contextmanager
-def loading(stack: Stack, rate: float, seconds: float, burst: Phase | None = None) -> Generator[Load]:
+def loading(
+    stack: Stack, rate: float, seconds: float, burst: Phase | None = None, use_case: str = "calories"
+) -> Generator[Load]:
     """A load beside the block; it has ended when the block is left."""
     plan = Plan(rate=rate, duration=seconds, burst=burst, labels_by="none")
-    load = Load(stack, plan)
+    load = Load(stack, plan, use_case)
     try:
         yield load
         load.wait()
@@ -62,13 +76,14 @@ def loading(stack: Stack, rate: float, seconds: float, burst: Phase | None = Non
         load._process.join(30)
 
 
-def _drive(plan: Plan, base: str, line: Connection) -> None:
-    use_case = catalog.load("calories")
+def _drive(plan: Plan, base: str, name: str, folders: tuple[Path, ...], line: Connection) -> None:
+    use_case = catalog.load(name, folders)
     known = rows.from_simulation(use_case, plan.seed, ROWS, datetime.now(UTC))
     drive = Drive(use_case, plan, base)
     stream = requests(use_case, plan, known)
 
     async def run() -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, drive.stop)
         line.send(time.time())
         await drive.run(stream)
 

@@ -1,0 +1,81 @@
+"""The use case whose rollouts take seconds, on a running stack: its versions and rollouts, a stream of rows."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import wait_for
+from tests.e2e.conftest import Stack
+
+CASE = Path(__file__).parents[1] / "cases" / "swift.py"
+LIMIT = 240
+
+
+class Code(str):
+    """A value as it stands in the file."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def write(stack: Stack, **changed: object) -> None:
+    """The use case as its next version is to be trained; what is not named is as it was first."""
+    text = CASE.read_text()
+    for name, value in changed.items():
+        text, n = re.subn(rf"(?m)^{name} = .*$", f"{name} = {value!r}", text)
+        assert n == 1, name
+    (stack.cases / "swift.py").write_text(text)
+
+
+def trained(stack: Stack, **changed: object) -> str:
+    """A new version that passed gate and check; its number."""
+    write(stack, **changed)
+    told = stack.run("retrain", "swift")
+    found = re.search(r"version (\d+) passed gate and check", told)
+    assert found, told
+    return found[1]
+
+
+def rollout(stack: Stack) -> dict[str, Any]:
+    """What `touchline rollout status` tells."""
+    told: dict[str, Any] = json.loads(stack.run("rollout", "status", "swift", "--json"))
+    return told
+
+
+def under_way(stack: Stack) -> tuple[str, str] | None:
+    """(version, stage) of the rollout."""
+    told = rollout(stack)["rollout"]
+    return told and (told["version"], told["stage"])
+
+
+def ended(stack: Stack, version: str) -> dict[str, Any] | None:
+    """The end of that version's rollout; None while it lasts."""
+    past = rollout(stack)["past"]
+    return next((each for each in past if each["version"] == version and each["ended_at"]), None)
+
+
+def until_ended(stack: Stack, version: str) -> dict[str, Any]:
+    """Wait for it."""
+    wait_for(lambda: ended(stack, version), f"the rollout of version {version} to end", LIMIT)
+    found = ended(stack, version)
+    assert found
+    return found
+
+
+@contextmanager
+def streaming(stack: Stack, rate: int = 60) -> Generator[None]:
+    """Real rows and their labels, a second later on average."""
+    words = [sys.executable, "-m", "pipelines.cli", "simulate", "swift", "--rate", str(rate), "--duration", "15m"]
+    words += ["--label-delay", "exp:1s", "--seed", "5"]
+    process = subprocess.Popen(words, env=stack.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        yield
+        assert process.poll() is None, process.communicate()[0]
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)

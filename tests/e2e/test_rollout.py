@@ -1,0 +1,184 @@
+"""Rollouts on the real stack: rows stream at a use case whose plan takes seconds, and labels come after them."""
+
+import contextlib
+import re
+from urllib.parse import quote
+
+import pytest
+from mlflow import MlflowClient
+
+from pipelines import wiring
+from pipelines.adapters.airflow_rest import of_home
+from pipelines.errors import Final
+from tests.conftest import wait_for
+from tests.e2e.clients import asking
+from tests.e2e.swift import LIMIT, Code, ended, rollout, streaming, trained, under_way, until_ended, write
+
+
+@pytest.fixture(scope="module")
+def swift(stack):
+    """Its first version serves at once: there is nobody to measure it against."""
+    write(stack)
+    stack.run("ingest", "swift")
+    first = trained(stack)
+    wait_for(lambda: rollout(stack)["champion"] == first, "the first version to serve", LIMIT)
+    return stack
+
+
+def test_a_better_model_goes_from_challenger_to_champion_alone_and_no_request_fails(swift):
+    with streaming(swift), asking(swift.settings.ports.proxy, swift.row(), use_case="swift") as client:
+        version = trained(swift, TREES=600)
+        wait_for(lambda: under_way(swift) == (version, "watch"), "the watch", LIMIT)
+        assert [each["role"] for each in rollout(swift)["places"]].count("previous") == 2
+        end = until_ended(swift, version)
+    assert (end["outcome"], rollout(swift)["champion"]) == ("done", version)
+    assert client.failed == []
+    assert set(client.versions) == {"1", version}
+    stages = [each["stage_after"] for each in rollout(swift)["changes"]]
+    assert stages == ["prepared", "shadow", "canary 10 %", "canary 50 %", "full", "watch", None]
+    assert MlflowClient(swift.settings.mlflow).get_model_version_by_alias("swift", "champion").version in {
+        version, int(version),
+    }  # fmt: skip
+
+
+def test_people_hear_of_it_and_airflow_and_mlflow_show_it(swift):
+    version, end = rollout(swift)["champion"], rollout(swift)["past"][0]
+    told = [notice["title"] for notice in swift.heard if notice["title"].startswith("swift")]
+    assert told == [f"swift: version {version} promoted"]
+    rest = of_home(swift.settings)
+    run = f"rollout__{end['began'].replace('Z', '+00:00')}"
+    wait_for(lambda: rest.state("rollout_swift", run) == "success", "the run in Airflow", LIMIT)
+    states = {each.task: each.state for each in rest.tasks("rollout_swift", run)}
+    assert states == dict.fromkeys(["shadow", "canary_10", "canary_50", "full", "watch"], "success")
+    store = wiring.store(swift.settings)
+    made_from = store.run_of("swift", version)
+    wait_for(
+        lambda: [each.path for each in store.client.list_artifacts(made_from, "rollout")], "the picture", LIMIT
+    )
+
+
+def test_a_worse_model_that_is_healthy_on_errors_and_latency_is_rolled_back_by_its_labels(swift):
+    champion = rollout(swift)["champion"]
+    with streaming(swift), asking(swift.settings.ports.proxy, swift.row(), use_case="swift") as client:
+        version = trained(swift, TREES=150)
+        end = until_ended(swift, version)
+    assert (end["outcome"], rollout(swift)["champion"]) == ("rolled back", champion)
+    assert re.search(r"loss .* worse than the champion's, allowed 10 %, on \d+ labelled pairs", end["why"])
+    assert client.failed == []
+    wait_for(
+        lambda: any(notice["title"] == f"swift: version {version} rolled back" for notice in swift.heard),
+        "the notice", 60,
+    )  # fmt: skip
+
+
+def test_a_model_whose_code_fails_is_rolled_back_by_its_errors(swift, tmp_path):
+    champion, mark = rollout(swift)["champion"], tmp_path / "broken"
+    with streaming(swift):
+        version = trained(swift, TREES=600, SEED=2, BROKEN_WHILE=str(mark))
+        wait_for(lambda: under_way(swift) == (version, "canary"), "the canary", LIMIT)
+        mark.touch()
+        end = until_ended(swift, version)
+    assert (end["outcome"], rollout(swift)["champion"]) == ("rolled back", champion)
+    assert "errors" in end["why"]
+
+
+def test_an_equal_model_ends_as_the_plan_says_for_no_difference(swift):
+    champion = rollout(swift)["champion"]
+    with streaming(swift):
+        version = trained(swift, TREES=601, NO_DIFFERENCE="rollback")
+        end = until_ended(swift, version)
+    assert (end["outcome"], rollout(swift)["champion"]) == ("rolled back", champion)
+    assert f"no difference to version {champion}" in end["why"]
+
+
+def test_at_a_few_requests_an_hour_it_holds_and_says_for_how_long_about(swift):
+    version = trained(swift, TREES=602)
+    wait_for(lambda: under_way(swift) == (version, "shadow"), "the shadow", LIMIT)
+    for _ in range(3):
+        assert swift.ask("/swift/predict", swift.row()).status == 200
+    wait_for(lambda: (rollout(swift)["verdict"] or {}).get("verdict") == "HOLD", "a verdict", 60)
+    wait_for(lambda: "at the present rate" in rollout(swift)["verdict"]["why"], "a pair", 60)
+    assert re.search(r"waits for \d+ more", rollout(swift)["verdict"]["why"])
+    assert "HOLD" in swift.run("rollout", "status", "swift")
+
+
+def test_a_person_may_hold_resume_and_abort_it_and_orders_that_do_not_fit_are_final_errors(swift):
+    version, _ = under_way(swift)
+    assert "held: lunch" in swift.run("rollout", "hold", "swift", "--why", "lunch", "--by", "Jo")
+    assert rollout(swift)["rollout"]["held"] == "Jo: lunch"
+    assert "nothing waits for an approval" in swift.run("rollout", "approve", "swift", code=1)
+    assert "goes on" in swift.run("rollout", "resume", "swift")
+    assert "aborted: enough" in swift.run("rollout", "abort", "swift", "--why", "enough")
+    assert under_way(swift) is None
+    assert "no rollout is under way" in swift.run("rollout", "rollback", "swift", code=1)
+    assert ended(swift, version)["outcome"] == "rolled back"
+
+
+def alias(swift, name):
+    found = MlflowClient(swift.settings.mlflow).get_registered_model("swift").aliases
+    return None if found.get(name) is None else str(found[name])
+
+
+def set_alias(swift, name, version):
+    client = MlflowClient(swift.settings.mlflow)
+    if version is None:
+        client.delete_registered_model_alias("swift", name)
+    else:
+        client.set_registered_model_alias("swift", name, version)
+
+
+def test_aliases_moved_by_hand_begin_end_and_promote_rollouts_and_what_is_not_checked_is_moved_back(swift):
+    champion = rollout(swift)["champion"]
+    set_alias(swift, "challenger", "1")
+    wait_for(lambda: under_way(swift) == ("1", "shadow"), "the rollout of version 1", LIMIT)
+    set_alias(swift, "challenger", None)
+    wait_for(lambda: under_way(swift) is None, "its end", LIMIT)
+    bare = _unchecked(swift)
+    set_alias(swift, "challenger", bare)
+    wait_for(lambda: alias(swift, "challenger") is None, "the alias to be taken away", LIMIT)
+    set_alias(swift, "challenger", "1")
+    wait_for(lambda: under_way(swift) == ("1", "shadow"), "the rollout of version 1", LIMIT)
+    set_alias(swift, "champion", "1")
+    wait_for(lambda: under_way(swift) == ("1", "watch"), "the watch", LIMIT)
+    set_alias(swift, "champion", champion)
+    wait_for(lambda: under_way(swift) is None, "the way back", LIMIT)
+    wait_for(lambda: (alias(swift, "champion"), alias(swift, "challenger")) == (champion, None), "the aliases", 60)
+    assert rollout(swift)["champion"] == champion
+
+
+def _unchecked(swift):
+    client = MlflowClient(swift.settings.mlflow)
+    source = client.get_model_version("swift", "1")
+    made = client.create_model_version(
+        "swift", source.source, run_id=source.run_id, model_id=source.source.removeprefix("models:/")
+    )
+    return str(made.version)
+
+
+APPROVED = Code("(Stage(weight=10, **QUICK), Stage(weight=50, approval=True, **QUICK))")
+
+
+def test_an_approval_in_airflow_lets_it_go_on(swift):
+    with streaming(swift):
+        version = trained(swift, TREES=610, STAGES=APPROVED)
+        wait_for(lambda: (rollout(swift)["rollout"] or {}).get("asks"), "the rollout to ask", LIMIT)
+        rest, began = of_home(swift.settings), rollout(swift)["rollout"]["began"].replace("Z", "+00:00")
+        run = f"rollout__{began}"
+        wait_for(lambda: _approved(rest, run), "the question in Airflow, and its answer", LIMIT)
+        wait_for(lambda: under_way(swift) != (version, "canary") or _step(swift) == 1, "the next stage", LIMIT)
+    assert any("in Airflow" in each["who"] for each in rollout(swift)["changes"])
+    swift.run("rollout", "rollback", "swift", "--why", "the test is over")
+
+
+def _approved(rest, run):
+    """Answer, and again where Airflow asks again: a question that is answered within its first second may fail."""
+    states = {each.task: each.state for each in rest.tasks("rollout_swift", run)}
+    if states.get("approve_canary_50") == "awaiting_input":
+        path = f"/dags/rollout_swift/dagRuns/{quote(run, safe='')}/taskInstances/approve_canary_50/-1/hitlDetails"
+        with contextlib.suppress(Final):  # answered a moment ago
+            rest._call("PATCH", path, {"chosen_options": ["Approve"], "params_input": {}})
+    return states.get("order_canary_50") == "success"
+
+
+def _step(swift):
+    return rollout(swift)["rollout"]["step"]
