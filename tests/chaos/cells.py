@@ -34,6 +34,13 @@ WALKED = {
     "retrain: check": ("task", "executor's worker"),
     "swap: coming": ("coming place", "place", "reconciler", "mlflow", "postgres", "proxy", "reboot"),
     "swap: leaving": ("place", "reconciler", "proxy"),
+    "rollout: prepared": ("coming place", "reconciler", "reboot"),
+    "rollout: shadow": ("canary", "judge", "reconciler", "mlflow", "postgres", "reboot"),
+    "rollout: canary": (
+        "canary", "place", "judge", "reconciler", "mlflow away 30 s", "database away 30 s", "proxy restarted", "reboot",
+    ),
+    "rollout: full": ("coming place", "reconciler", "postgres", "reboot"),
+    "rollout: watch": ("place", "previous place", "judge", "reconciler", "postgres", "reboot"),
     "alias move": ("reconciler", "mlflow", "postgres", "reboot"),
     "shipping": ("shipper", "postgres", "reboot"),
     "label join": ("shipper", "postgres"),

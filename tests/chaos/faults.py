@@ -69,19 +69,22 @@ def a_command(live: Live) -> list[Seen]:
     return [one for command in live.commands for one in command.seen()]
 
 
-def a_place(live: Live) -> list[Seen]:
-    """One of those that serve."""
-    serving = live.book.serving(NAME)
-    place = next(each for each in serving.places if each.role == "stable")
-    return live.tree(f"place-{NAME}-{place.line}-{place.port}")[:1]
-
-
 def a_coming_place(live: Live) -> list[Seen]:
     """One that starts for a swap; it is recorded before its process is there."""
     place = next(each for each in live.book.serving(NAME).places if each.role == "coming")
     name = f"place-{NAME}-{place.line}-{place.port}"
     until(lambda: live.tree(name), f"{name} to start", 60)
     return live.tree(name)[:1]
+
+
+def a_place_as(role: str) -> Callable[[Live], list[Seen]]:
+    """One that a rollout has taken for that role."""
+
+    def find(live: Live) -> list[Seen]:
+        place = next(each for each in live.book.serving(NAME).places if each.role == role)
+        return live.tree(f"place-{NAME}-{place.line}-{place.port}")[:1]
+
+    return find
 
 
 def away(name: str) -> Callable[[Live], None]:
@@ -139,6 +142,7 @@ def disk_full(live: Live) -> None:
 
 SERVICES = (
     "reconciler",
+    "judge",
     "shipper",
     "watcher",
     "mlflow",
@@ -152,7 +156,9 @@ FAULTS = {
     each.name: each
     for each in (
         *(Fault(name, service(name)) for name in SERVICES),
-        Fault("place", of(a_place)),
+        Fault("place", of(a_place_as("stable"))),
+        Fault("canary", of(a_place_as("canary"))),
+        Fault("previous place", of(a_place_as("previous"))),
         Fault("coming place", of(a_coming_place)),
         Fault("proxy", service("proxy"), outage=True),
         Fault("scheduler, all of it", whole("airflow-scheduler")),

@@ -79,6 +79,10 @@ class Wish(NamedTuple):
     places: Sequence[tuple[str, str, bool]]
     """Version, role and readiness of each place."""
     replicas: int
+    rollout: tuple[str, str, str] | None = None
+    """Stage, challenger and previous champion of the one under way."""
+    challenger: Told = None
+    """Where that alias stands."""
 
 
 class Requests(NamedTuple):
@@ -162,12 +166,24 @@ def the_wish_is_true(seen: Wish) -> Told:
     """L7: everything runs, and what serves is the champion, from as many places as declared."""
     if seen.away:
         return f"away: {', '.join(seen.away)}"
-    if seen.asked is not None:
+    if seen.asked is not None and seen.rollout is None:
         return f"version {seen.asked} was asked for, {seen.serving} serves"
     if seen.champion != seen.serving:
         return f"the champion is {seen.champion}, {seen.serving} serves"
-    wished = [(seen.serving, "stable", True)] * seen.replicas
-    return None if list(seen.places) == wished else f"places are {list(seen.places)}"
+    stage, challenger, previous = seen.rollout or ("none", None, None)
+    if seen.challenger != (None if stage == "watch" else challenger):
+        return f"the challenger is {seen.challenger} in stage {stage} of version {challenger}"
+    beside = {
+        "none": [],
+        "shadow": [(challenger, "canary", True)],
+        "canary": [(challenger, "canary", True)],
+        "watch": [(previous, "previous", True)] * seen.replicas,
+    }
+    if stage not in beside:
+        return f"the rollout of version {challenger} is on its way in {stage}"
+    wished = [(seen.serving, "stable", True)] * seen.replicas + beside[stage]
+    places = sorted(seen.places, key=str)
+    return None if places == sorted(wished, key=str) else f"places are {places}"
 
 
 TYPED = ("log_full", "no_place")

@@ -213,11 +213,13 @@ class Live:
             asked[-1] if asked else None,
             [(place.version, place.role, is_ready(place.port)) for place in serving.places],
             self.settings.replicas,
+            serving.rollout and (serving.rollout.stage, serving.rollout.version, serving.rollout.against),
+            self.registry_alias("challenger"),
         )
 
-    def registry_alias(self) -> str | None:
-        """Where the alias champion stands."""
-        return self.tools.registry.aliases(NAME).get("champion")
+    def registry_alias(self, name: str = "champion") -> str | None:
+        """Where an alias stands."""
+        return self.tools.registry.aliases(NAME).get(name)
 
     def _away(self, running: Iterable[Process]) -> Iterator[str]:
         for one in running:

@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 import psycopg
 
-from pipelines import catalog, lake
+from pipelines import catalog, lake, wiring
 from pipelines.adapters.airflow_rest import DONE
 from pipelines.adapters.delta import DeltaTables
 from pipelines.machine import keeper
 from pipelines.machine.keeper import Seen
+from pipelines.rollout.stages import Order
 from tests.chaos.live import NAME, Live, frozen, patient, together, until
 
 INGEST, RETRAIN = f"ingest_{NAME}", f"retrain_{NAME}"
@@ -227,9 +228,52 @@ def _roles(live: Live) -> set[str]:
     return {place.role for place in live.book.serving(NAME).places}
 
 
+def _order(live: Live, kind: str, version: str | None = None) -> str:
+    """Ask the reconciler, and wait for what it says."""
+    rollouts = wiring.rollouts(live.settings)
+    given = {"use_case": NAME, "kind": kind, "version": version, "who": "chaos", "why": "a fault is to strike"}
+    number = rollouts.order(Order(at=live.now(), **given))
+    until(lambda: patient(lambda: rollouts.settled(number) is not None), f"the order {kind}")
+    return str(rollouts.settled(number))
+
+
+def _calm(live: Live) -> None:
+    """No rollout is under way, and none waits for its turn."""
+
+    def calm() -> bool:
+        rollout = live.book.serving(NAME).rollout
+        if rollout is not None:
+            _order(live, "rollback")
+        return rollout is None and live.wish().asked is None and _roles(live) == {"stable"}
+
+    until(calm, "no rollout to be under way")
+
+
+def rollout(stage: str) -> Callable[[Live], AbstractContextManager[Work]]:
+    """The other version on its way to champion, in that stage; it goes on, or has ended by its plan."""
+
+    @contextmanager
+    def begin(live: Live) -> Generator[Work, None, None]:
+        _calm(live)
+        version = _other_version(live)
+        _order(live, "start", version)
+        if stage in {"full", "watch"}:
+            _order(live, "promote", version)
+
+        def now() -> str | None:
+            found = live.book.serving(NAME).rollout
+            return found and found.stage
+
+        yield Work(lambda: now() == stage, lambda: now() is None, lambda: until(lambda: now() != "full", "places"))
+        _calm(live)
+
+    return begin
+
+
 @contextmanager
 def swap(live: Live) -> Generator[Work, None, None]:
     """A person moved the alias: places of another version start."""
+    _calm(live)
     version = _other_version(live)
     live.tools.registry.point(NAME, "champion", version)
 
@@ -242,6 +286,7 @@ def swap(live: Live) -> Generator[Work, None, None]:
 @contextmanager
 def swapped(live: Live) -> Generator[Work, None, None]:
     """The other version serves already, the old one's places are leaving."""
+    _calm(live)
     version = _other_version(live)
     live.tools.registry.point(NAME, "champion", version)
 
@@ -253,10 +298,11 @@ def swapped(live: Live) -> Generator[Work, None, None]:
 
 @contextmanager
 def alias_move(live: Live) -> Generator[Work, None, None]:
-    """A flow asked for a version, it serves, and the alias is still to follow."""
+    """A version was promoted, it serves, and the alias is still to follow."""
+    _calm(live)
     version = _other_version(live)
-    (asked,) = [one for one in live.candidates() if one.version == version]
-    live.book.amend(asked.training_key, promotion_asked_at=live.now(), promotion_settled=None)
+    _order(live, "start", version)
+    _order(live, "promote", version)
 
     def due() -> bool:
         return live.book.serving(NAME).alias_due
@@ -394,6 +440,10 @@ MOMENTS = {
         Moment("two runs at once", two_runs),
         *(Moment(f"retrain: {step}", retrain(step)) for step in ("train", "gate", "register", "build", "check")),
         Moment("MLflow write", mlflow_write),
+        *(
+            Moment(f"rollout: {stage}", rollout(stage))
+            for stage in ("prepared", "shadow", "canary", "full", "watch")
+        ),
         Moment("swap: coming", swap),
         Moment("swap: leaving", swapped),
         Moment("alias move", alias_move),

@@ -116,6 +116,14 @@ def test_a_label_that_is_lost_or_counted_twice_breaks_the_law(change, told):
 WISH = Wish([], "2", "2", None, [("2", "stable", True)] * 2, 2)
 
 
+def test_a_rollout_has_its_places_beside_those_that_serve():
+    canary = [*WISH.places, ("3", "canary", True)]
+    found = WISH._replace(rollout=("canary", "3", "2"), challenger="3", asked="4", places=canary)
+    assert laws.the_wish_is_true(found) is None
+    warm = [("1", "previous", True), *WISH.places, ("1", "previous", True)]
+    assert laws.the_wish_is_true(WISH._replace(rollout=("watch", "2", "1"), places=warm)) is None
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -126,6 +134,11 @@ WISH = Wish([], "2", "2", None, [("2", "stable", True)] * 2, 2)
         ({"places": [("2", "stable", True)]}, "places are [('2', 'stable', True)]"),
         ({"places": [("2", "stable", True), ("2", "stable", False)]}, "places are"),
         ({"places": [("1", "stable", True)] * 2}, "places are"),
+        ({"rollout": ("shadow", "3", "2")}, "the challenger is None in stage shadow of version 3"),
+        ({"rollout": ("canary", "3", "2"), "challenger": "3"}, "places are"),
+        ({"rollout": ("full", "3", "2"), "challenger": "3"}, "the rollout of version 3 is on its way in full"),
+        ({"rollout": ("watch", "2", "1")}, "places are"),
+        ({"challenger": "3"}, "the challenger is 3 in stage none"),
     ],
 )
 def test_a_wish_that_is_not_true_breaks_the_law(change, told):
