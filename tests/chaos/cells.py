@@ -37,7 +37,8 @@ WALKED = {
     "rollout: prepared": ("coming place", "reconciler", "reboot"),
     "rollout: shadow": ("canary", "judge", "reconciler", "mlflow", "postgres", "reboot"),
     "rollout: canary": (
-        "canary", "place", "judge", "reconciler", "mlflow away 30 s", "database away 30 s", "proxy restarted", "reboot",
+        "canary", "place", "judge", "reconciler", "mlflow away 30 s", "database away 30 s", "proxy restarted",
+        "reboot",
     ),
     "rollout: full": ("coming place", "reconciler", "postgres", "reboot"),
     "rollout: watch": ("place", "previous place", "judge", "reconciler", "postgres", "reboot"),

@@ -265,7 +265,6 @@ def rollout(stage: str) -> Callable[[Live], AbstractContextManager[Work]]:
             return found and found.stage
 
         yield Work(lambda: now() == stage, lambda: now() is None, lambda: until(lambda: now() != "full", "places"))
-        _calm(live)
 
     return begin
 
@@ -429,6 +428,7 @@ def replays(folder: Path) -> int:
     return max(found)
 
 
+STAGES = ("prepared", "shadow", "canary", "full", "watch")
 REST = Moment("at rest", at_rest)
 MOMENTS = {
     each.name: each
@@ -440,10 +440,7 @@ MOMENTS = {
         Moment("two runs at once", two_runs),
         *(Moment(f"retrain: {step}", retrain(step)) for step in ("train", "gate", "register", "build", "check")),
         Moment("MLflow write", mlflow_write),
-        *(
-            Moment(f"rollout: {stage}", rollout(stage))
-            for stage in ("prepared", "shadow", "canary", "full", "watch")
-        ),
+        *(Moment(f"rollout: {stage}", rollout(stage)) for stage in STAGES),
         Moment("swap: coming", swap),
         Moment("swap: leaving", swapped),
         Moment("alias move", alias_move),
