@@ -268,7 +268,7 @@ def grown(given_evidence, factor):
     ("metric", "given_evidence"),
     [
         ("errors", seen(errors=(4, 400), rates=rates((4, 400), (36, 3600)))),
-        ("errors", seen(rates=rates((16, 400), (36, 3600)))),
+        ("errors", seen(rates=rates((75, 2500), (225, 22_500)))),
         ("latency p95", seen(n=150)),
         ("latency p95", seen(n=150, slower=1.8)),
         ("loss", seen(labels=150, **labelled(150, 0.03, noise=1.0))),
