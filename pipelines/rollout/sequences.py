@@ -70,9 +70,9 @@ def sample(moments: Moments, grow: Number = 1.0) -> Sample:
 
 
 def counts(rates: Rates, arm: Arm, grow: Number = 1.0) -> Counts:
-    """These requests, or `grow` times as many with the same share of errors."""
+    """These requests, or `grow` times as many with the same share of errors (a retry may fail twice)."""
     size = _array(grow)
-    return Counts(rates.errors * size, rates.requests * size, STRENGTH[arm])
+    return Counts(min(rates.errors, rates.requests) * size, rates.requests * size, STRENGTH[arm])
 
 
 # --- one rate ---------------------------------------------------------------------------------------------

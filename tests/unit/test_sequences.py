@@ -121,6 +121,7 @@ def test_moments_become_the_mean_and_the_unbiased_variance():
         pytest.approx(numbers.var(ddof=1)),
     )
     assert sequences.counts(Rates(requests=10, errors=2), "champion", 3.0)[:2] == (6, 30)
+    assert sequences.counts(Rates(requests=10, errors=12), "champion")[:2] == (10, 10)
 
 
 def test_two_arms_of_which_one_is_known_exactly_are_one_sequence():
@@ -241,6 +242,20 @@ def test_the_mean_of_heavy_tailed_numbers_is_covered_from_the_floor_on():
     spread = (squares / n - (total / n) ** 2) * n / (n - 1)
     lower, _ = sequences.mean(Sample(n, total / n, spread), LEVELS, 300)
     assert (lower > 0).any(axis=1).mean() <= allowed(0.05)
+
+
+def test_the_difference_of_two_means_is_covered_along_a_ramp():
+    random = np.random.default_rng(15)
+    ours = random.random((RUNS, LENGTH)) < np.repeat([0.1, 0.3, 0.5], LENGTH // 3)
+    numbers = random.exponential(np.where(ours, 2.1, 2.0))
+    looks = slice(LENGTH // 2, None, 3)
+    arms = []
+    for side in (ours, ~ours):
+        n, total, squares = (np.cumsum(side * numbers**power, axis=1)[:, looks] for power in (0, 1, 2))
+        arms.append(Sample(n, total / n, (squares / n - (total / n) ** 2) * n / (n - 1)))
+    lower, upper = sequences.means(*arms, 1.05, LEVELS, 300)
+    assert (lower > 0).any(axis=1).mean() <= allowed(0.05)
+    assert (upper < 0).any(axis=1).mean() <= allowed(0.05)
 
 
 def test_the_ratio_of_quantiles_is_covered_along_a_ramp():
