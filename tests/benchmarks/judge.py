@@ -52,11 +52,17 @@ BLOCKS = 10
 EVERY = 100
 """Canary requests or labels between two looks of the other test."""
 TABLE = Path(".results/judge.json")
-HEAD = (
-    "| case | rolled back | promoted | to ROLLBACK: median, 95 % | fixed sample | "
-    "Mann-Whitney: median, 95 %; false alarms |",
-    "|---|---|---|---|---|---|",
-)
+INTRODUCTION = f"""\
+The judge of rollouts, {RUNS:,} simulated ones a case (`python -m tests.benchmarks judge`): one stage with 10 % of
+the requests, alpha 5 % over four metrics, looked at after every request or label, for {REQUESTS:,} requests or
+{LABELS:,} labels, of worse models up to {LATER:,} or {LATER_LABELS:,}. Fixed sample: one look at its end, the same level,
+95 % power. Mann-Whitney: each metric at 5 % after every 100 canary requests or labels; it asks whether the
+challenger is worse at all, not whether by more than allowed, and its false alarms are those on equal models.
+"""
+COLUMNS = (
+    "case", "rolled back", "promoted", "to ROLLBACK: median / 95 %", "fixed sample",
+    "Mann-Whitney: median / 95 %; false alarms",
+)  # fmt: skip
 Marks = Callable[[np.random.Generator, NDArray[np.bool_]], NDArray[np.int16]]
 """Whether a request went to the challenger, (runs, requests), to what it showed: a latency's bin, or an error."""
 
@@ -519,15 +525,16 @@ def _within(found: Values, share: float) -> float | None:
 
 def table(rows: list[Row]) -> str:
     """Markdown."""
-    return "\n".join([*HEAD, *map(_line, rows)]) + "\n"
+    head = f"| {' | '.join(COLUMNS)} |"
+    return "\n".join([INTRODUCTION, head, "|---" * len(COLUMNS) + "|", *map(_line, rows)]) + "\n"
 
 
 def _line(row: Row) -> str:
-    shares = (_percent(row.rolled_back), "" if row.promoted is None else _percent(row.promoted))
+    shares = (_percent(row.rolled_back), "not asked" if row.promoted is None else _percent(row.promoted))
     if row.fixed is None:
         return f"| {row.case} | {shares[0]} | {shares[1]} | | | {_percent(row.other_false)} |"
     ours, other = (
-        f"{_counted(half)}, {_counted(most)}"
+        f"{_counted(half)} / {_counted(most)}"
         for half, most in ((row.median, row.most), (row.other_median, row.other_most))
     )
     fixed = _counted(row.fixed)
