@@ -35,7 +35,8 @@ Kind = Literal["shadow", "canary", "watch"]
 Clock = Literal["fast", "slow"]
 
 FLOOR = 100
-"""So many numbers before a mean is judged: losses have heavy tails; the benchmark `judge` shows what it gives."""
+"""So many numbers before a mean is judged: losses have heavy tails; the benchmark `judge` shows what it gives.
+A harm that one answer in a hundred brings is not seen by a hundred: `Stage.labels` says how rare it may be."""
 TUNING = 300.0
 """Numbers at which a mean's sequence is narrowest for its level."""
 FEWEST_ERRORS = 5

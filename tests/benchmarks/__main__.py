@@ -18,7 +18,7 @@ from tests.benchmarks import Curve, Report, Result, chart, readme
 RESULTS = Path(".results")
 LEGS = (
     "serving", "shipping", "ingest", "history", "validation", "training", "out_of_core", "label_clock", "retrain",
-    "fresh",
+    "fresh", "judge",
 )  # fmt: skip
 """Modules of this package, in the order in which they are run."""
 LINE = "{:<52} {:>10} {:>10} {:<5} {:>7} {:>8} {:>6} {:>10}\n"

@@ -8,21 +8,28 @@ from pathlib import Path
 
 import psutil
 
-from tests.benchmarks import Result
+from tests.benchmarks import Result, judge
 
 README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- bench: written by `python -m tests.benchmarks --readme` -->", "<!-- /bench -->"
+JUDGE = "<!-- judge: written by `python -m tests.benchmarks --readme` -->", "<!-- /judge -->"
 PACKAGES = ("apache-airflow", "mlflow", "bentoml", "great-expectations", "xgboost-cpu", "deltalake", "polars")
 
 
 def write(results: Sequence[Result], file: Path = README) -> None:
-    """Put the table between the two marks."""
-    text = file.read_text()
-    before, found, rest = text.partition(BEGIN)
-    _, ended, after = rest.partition(END)
+    """Put the tables between their marks; that of the judge once it was measured."""
+    text = _between(file.read_text(), BEGIN, END, table(results))
+    if rows := judge.kept():
+        text = _between(text, *JUDGE, judge.table(rows))
+    file.write_text(text)
+
+
+def _between(text: str, begin: str, end: str, made: str) -> str:
+    before, found, rest = text.partition(begin)
+    _, ended, after = rest.partition(end)
     if not (found and ended):
-        raise ValueError(f"{file}: the marks {BEGIN} and {END} are missing")
-    file.write_text(f"{before}{BEGIN}\n{table(results)}{END}{after}")
+        raise ValueError(f"{README}: the marks {begin} and {end} are missing")
+    return f"{before}{begin}\n{made}{end}{after}"
 
 
 def table(results: Sequence[Result]) -> str:

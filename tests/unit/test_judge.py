@@ -12,6 +12,7 @@ from pipelines.rollout import sequences
 from pipelines.rollout.evidence import Evidence, Latencies, Least, Moments, Rates, Verdict
 from pipelines.rollout.judge import FEWEST_ERRORS, FLOOR, judge
 from pipelines.spec import RolloutPlan, Shadow, Stage
+from tests.benchmarks import judge as simulated
 
 PLAN = RolloutPlan(latency_worse_by_at_most={"p95": 0.5})
 FAST, SLOW, BOTH, NONE = (
@@ -268,7 +269,7 @@ def grown(given_evidence, factor):
     ("metric", "given_evidence"),
     [
         ("errors", seen(errors=(4, 400), rates=rates((4, 400), (36, 3600)))),
-        ("errors", seen(rates=rates((16, 400), (36, 3600)))),
+        ("errors", seen(rates=rates((75, 2500), (225, 22_500)))),
         ("latency p95", seen(n=150)),
         ("latency p95", seen(n=150, slower=1.8)),
         ("loss", seen(labels=150, **labelled(150, 0.03, noise=1.0))),
@@ -361,3 +362,51 @@ def test_a_judgement_takes_milliseconds():
     began = time.process_time()
     judge(PLAN, seen(errors=(4, 400), n=400, labels=150), "canary", BOTH)
     assert time.process_time() - began < 0.5
+
+
+# --- the benchmark is about this judge --------------------------------------------------------------------
+
+
+def until(marks, ours, last, kind):
+    """What the judge is given after so many requests."""
+    arms = {"challenger": ours[:last], "champion": ~ours[:last]}
+    if kind == "errors":
+        counted = {
+            arm: Rates(requests=int(side.sum()), errors=int(marks[:last][side].sum()))
+            for arm, side in arms.items()
+        }
+        return Evidence(seconds=1, rates=counted)
+    held = {arm: np.unique(marks[:last][side], return_counts=True) for arm, side in arms.items()}
+    return Evidence(
+        seconds=1,
+        latencies={
+            arm: Latencies(bins=dict(zip(*map(np.ndarray.tolist, each), strict=True)))
+            for arm, each in held.items()
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("metric", "asked", "marks", "word"),
+    [
+        ("errors", simulated.errors("challenger", 0.2), simulated.failing(0.2), "ROLLBACK"),
+        ("errors", simulated.errors("champion", 0.001), simulated.failing(0.001), "PROMOTE"),
+        ("latency p95", simulated.latency("challenger", 0.95, 2.0), simulated.lasting(2.0), "ROLLBACK"),
+        ("latency p50", simulated.latency("champion", 0.5, 0.7), simulated.lasting(0.7), "PROMOTE"),
+    ],
+)
+def test_the_benchmark_decides_at_the_request_at_which_the_judge_does(metric, asked, marks, word):
+    runs, requests = 10, 6000
+    moments = simulated.moments([asked], marks, requests, 3, runs)
+    random = np.random.default_rng(3)
+    ours = random.random((runs, requests), np.float32) < simulated.SHARE
+    shown = marks(random, ours)
+    assert np.isfinite(moments).all()
+    for run, moment in enumerate(moments.astype(int)):
+        words = [
+            finding(
+                judge(simulated.PLAN, until(shown[run], ours[run], last, metric), "canary", NONE), metric
+            ).verdict
+            for last in (moment - 1, moment)
+        ]
+        assert words == ["HOLD", word]

@@ -70,11 +70,29 @@ def test_outside_the_difference_of_two_rates_evidence_speaks_against_every_pair(
     challenger, champion = arm([40.0], [1000.0]), arm([180.0], [9000.0])
     lower, upper = sequences.difference(challenger, champion, LEVELS)
     assert lower < 0.02 < upper
-    rates = np.linspace(1e-6, 0.9, 5000)
-    assert sequences.apart(challenger, champion, lower, rates).min() >= math.log(20)
-    assert sequences.apart(challenger, champion, lower + 0.001, rates).min() < math.log(20)
-    assert sequences.apart(champion, challenger, -upper, rates + upper).min() >= math.log(20)
-    assert sequences.apart(champion, challenger, 0.001 - upper, rates + upper).min() < math.log(20)
+    rates = np.linspace(1e-6, 0.9, 20_000)
+    assert sequences.apart(challenger, champion, lower, rates).min() == pytest.approx(math.log(20), abs=2e-3)
+    assert sequences.apart(champion, challenger, -upper, rates + upper).min() == pytest.approx(
+        math.log(20), abs=2e-3
+    )
+
+
+@pytest.mark.parametrize("by", [0.0, 0.005, 0.05])
+def test_the_ends_of_a_difference_and_the_evidence_at_a_limit_decide_alike(by):
+    random = np.random.default_rng(8)
+    n = random.integers(20, 5000, 300).astype(float)
+    challenger, champion = (
+        arm(random.binomial(n.astype(int), 0.05), n),
+        arm(random.binomial(9 * n.astype(int), 0.02), 9 * n, 300.0),
+    )
+    lower, upper = sequences.difference(challenger, champion, LEVELS)
+    rates = np.linspace(1e-6, 0.3, 1500)[:, None]
+    sure = sequences.apart(challenger, champion, by, rates).min(axis=0) - math.log(20)
+    near = np.abs(sure) < 0.02
+    assert ((lower > by) == (sure > 0))[~near].all()
+    sure = sequences.apart(champion, challenger, -by, rates).min(axis=0) - math.log(20)
+    near = np.abs(sure) < 0.02
+    assert ((upper < by) == (sure > 0))[~near].all()
 
 
 def test_two_rates_together_are_sharper_than_one_beside_the_other():
@@ -103,6 +121,7 @@ def test_moments_become_the_mean_and_the_unbiased_variance():
         pytest.approx(numbers.var(ddof=1)),
     )
     assert sequences.counts(Rates(requests=10, errors=2), "champion", 3.0)[:2] == (6, 30)
+    assert sequences.counts(Rates(requests=10, errors=12), "champion")[:2] == (10, 10)
 
 
 def test_two_arms_of_which_one_is_known_exactly_are_one_sequence():
@@ -223,6 +242,20 @@ def test_the_mean_of_heavy_tailed_numbers_is_covered_from_the_floor_on():
     spread = (squares / n - (total / n) ** 2) * n / (n - 1)
     lower, _ = sequences.mean(Sample(n, total / n, spread), LEVELS, 300)
     assert (lower > 0).any(axis=1).mean() <= allowed(0.05)
+
+
+def test_the_difference_of_two_means_is_covered_along_a_ramp():
+    random = np.random.default_rng(15)
+    ours = random.random((RUNS, LENGTH)) < np.repeat([0.1, 0.3, 0.5], LENGTH // 3)
+    numbers = random.exponential(np.where(ours, 2.1, 2.0))
+    looks = slice(LENGTH // 2, None, 3)
+    arms = []
+    for side in (ours, ~ours):
+        n, total, squares = (np.cumsum(side * numbers**power, axis=1)[:, looks] for power in (0, 1, 2))
+        arms.append(Sample(n, total / n, (squares / n - (total / n) ** 2) * n / (n - 1)))
+    lower, upper = sequences.means(*arms, 1.05, LEVELS, 300)
+    assert (lower > 0).any(axis=1).mean() <= allowed(0.05)
+    assert (upper < 0).any(axis=1).mean() <= allowed(0.05)
 
 
 def test_the_ratio_of_quantiles_is_covered_along_a_ramp():
