@@ -16,7 +16,8 @@ from pipelines.settings import Settings
 
 if TYPE_CHECKING:
     from pipelines.adapters.postgres_rollouts import Past
-    from pipelines.rollout.evidence import Finding, Verdict
+    from pipelines.rollout.counting import Counted
+    from pipelines.rollout.evidence import Finding, Moments, Verdict
     from pipelines.rollout.stages import Entry, Rollout
 
 ORDERS = {
@@ -132,6 +133,7 @@ def _text(told: dict[str, Any]) -> str:
         lines += _verdict(told["verdict"])
     if told["counted"]:
         counted = told["counted"][1]
+        lines += _slices(counted)
         lines += [f"  asked again {counted.asked_again:,}, of these without an answer {counted.unanswered:,}"]
     lines += [_change(each) for each in told["changes"]]
     lines += [_past(each) for each in told["past"] if each.ended_at]
@@ -150,9 +152,7 @@ def _where(rollout: "Rollout | None") -> str:
 def _verdict(verdict: "Verdict") -> list[str]:
     head = ("metric", "clock", "n", "estimate", "interval", "allowed", "verdict", "needs", "about")
     rows = [head, *(_finding(each) for each in verdict.findings)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    table = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return [*(line.rstrip() for line in table), f"  {verdict.verdict}: {verdict.why}"]
+    return [*_table(rows), f"  {verdict.verdict}: {verdict.why}"]
 
 
 def _finding(found: "Finding") -> tuple[str, ...]:
@@ -165,6 +165,42 @@ def _finding(found: "Finding") -> tuple[str, ...]:
 
 def _number(value: float | None) -> str:
     return "…" if value is None else f"{value:.4g}"
+
+
+def _slices(counted: "Counted") -> list[str]:
+    """How far apart both answers to one request lie, and how each is spread."""
+    head = ("slice", "output", "pairs", "distance", "shift", "champion mean ± sd", "challenger mean ± sd")
+    rows = [head] + [
+        (
+            name,
+            output,
+            f"{apart.shift.n:,}",
+            _number(_mean(apart.disagreement)),
+            _number(_mean(apart.shift)),
+            _spread(apart.champion),
+            _spread(apart.challenger),
+        )
+        for name, outputs in sorted(counted.slices.items())
+        for output, apart in sorted(outputs.items())
+    ]
+    return _table(rows) if len(rows) > 1 else []
+
+
+def _mean(moments: "Moments") -> float | None:
+    return moments.total / moments.n if moments.n else None
+
+
+def _spread(moments: "Moments") -> str:
+    if not moments.n:
+        return "-"
+    mean = moments.total / moments.n
+    return f"{mean:.4g} ± {max(moments.squares / moments.n - mean**2, 0.0) ** 0.5:.4g}"
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    told = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return [f"  {row}".rstrip() for row in told]
 
 
 def _change(entry: "Entry") -> str:

@@ -31,6 +31,7 @@ class Answers(NamedTuple):
 
     challenger: dict[str, float]
     champion: dict[str, float]
+    inputs: dict[str, float | str | None]
 
 
 class Losses(NamedTuple):
@@ -67,7 +68,7 @@ cross join lateral (
 ) o
 """
 _ANSWERS = """
-select s.model_version = %(challenger)s, s.outputs, o.outputs from predictions s <the other>
+select s.model_version = %(challenger)s, s.outputs, o.outputs, s.inputs from predictions s <the other>
 where s.use_case = %(use_case)s and s.seq > %(after)s and s.seq <= %(until)s and s.requested_at >= %(began)s
   and s.shadow and s.model_version in (%(challenger)s, %(champion)s)
 """.replace("<the other>", _OTHER)
@@ -120,8 +121,10 @@ def latencies(connection: Connection, of: Compared, after: int, until: int) -> l
 
 def answers(connection: Connection, of: Compared, after: int, until: int) -> Iterator[Answers]:
     """Requests that both answered; the later of the two answers lies in (after, until]."""
-    for mine, replayed, first in connection.execute(_ANSWERS, {**of._asdict(), "after": after, "until": until}):
-        yield Answers(replayed, first) if mine else Answers(first, replayed)
+    for mine, replayed, first, inputs in connection.execute(
+        _ANSWERS, {**of._asdict(), "after": after, "until": until}
+    ):
+        yield Answers(replayed, first, inputs) if mine else Answers(first, replayed, inputs)
 
 
 def paired(connection: Connection, of: Compared) -> Losses:

@@ -1,18 +1,32 @@
 """From the log and the proxy's counters to the evidence of a rollout: pure, and everything adds up."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field as field_of
 
+from pipelines import rows, slices
 from pipelines.predictions.arms import Answers, Losses
 from pipelines.rollout.evidence import Arm, Evidence, Latencies, Moments, Rates
 from pipelines.rollout.proxy import Counters
 from pipelines.rollout.sequences import bin_of
 from pipelines.rollout.serving import Serving
 from pipelines.rollout.stages import Rollout
-from pipelines.spec import Frozen
+from pipelines.spec import Frozen, UseCase
+
+Values = NDArray[np.float64]
+
+
+class Apart(Frozen):
+    """How far the answers of both lie apart in one slice, and how each is spread."""
+
+    shift: Moments = Moments()
+    """challenger - champion."""
+    disagreement: Moments = Moments()
+    challenger: Moments = Moments()
+    champion: Moments = Moments()
 
 
 class Counted(Frozen):
@@ -31,12 +45,16 @@ class Counted(Frozen):
     latencies: dict[Arm, Latencies] = field_of(default_factory=dict)
     disagreement: dict[str, Moments] = field_of(default_factory=dict)
     shift: dict[str, Moments] = field_of(default_factory=dict)
+    slices: dict[str, dict[str, Apart]] = field_of(default_factory=dict)
+    """By slice and output: shown, not judged."""
     paired: Moments | None = None
     plain: Moments | None = None
     losses: dict[Arm, Moments] = field_of(default_factory=dict)
     calibration: dict[str, Moments] = field_of(default_factory=dict)
 
 
+JUDGED = ("shift", "disagreement")
+"""Of all slices together."""
 ARM_OF_ROLE: dict[str, Arm] = {"stable": "champion", "canary": "challenger"}
 
 
@@ -82,24 +100,50 @@ def _filled(latencies: Latencies, milliseconds: list[float]) -> Latencies:
     return Latencies(bins=bins)
 
 
-def with_answers(counted: Counted, told: Iterable[Answers]) -> Counted:
-    """Requests that both answered; an output that only one of them has is left out."""
-    apart: dict[str, list[float]] = {}
-    for challenger, champion in told:
-        for name in challenger.keys() & champion.keys():
-            apart.setdefault(name, []).append(challenger[name] - champion[name])
-    shift, disagreement = dict(counted.shift), dict(counted.disagreement)
-    for name, distances in apart.items():
-        shift[name] = _added(shift.get(name, Moments()), distances)
-        disagreement[name] = _added(disagreement.get(name, Moments()), [abs(each) for each in distances])
-    return counted.model_copy(update={"shift": shift, "disagreement": disagreement})
+def with_answers(counted: Counted, use_case: UseCase, told: Iterable[Answers]) -> Counted:
+    """Requests that both answered, by slice; an output that only one of them has is left out."""
+    every = list(told)
+    fields = {field.name: field for field in use_case.inputs}
+    columns = {
+        name: rows.column(fields[name], [each.inputs.get(name) for each in every])
+        for name in slices.inputs(use_case)
+    }
+    found = {name: dict(outputs) for name, outputs in counted.slices.items()}
+    for name, inside in slices.names(use_case, columns, len(every)):
+        for output, (challenger, champion) in _both(
+            each for each, is_in in zip(every, inside, strict=True) if is_in
+        ):
+            apart = found.setdefault(name, {})
+            apart[output] = _apart(apart.get(output, Apart()), challenger, champion)
+    whole = found.get(slices.ALL, {})
+    judged = {kind: {output: getattr(each, kind) for output, each in whole.items()} for kind in JUDGED}
+    return counted.model_copy(update={"slices": found, **judged})
 
 
-def _added(moments: Moments, values: list[float]) -> Moments:
+def _both(every: Iterable[Answers]) -> Iterator[tuple[str, tuple[Values, Values]]]:
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for each in every:
+        for name in each.challenger.keys() & each.champion.keys():
+            pairs.setdefault(name, []).append((each.challenger[name], each.champion[name]))
+    for name, values in pairs.items():
+        challenger, champion = np.array(values, np.float64).T
+        yield name, (challenger, champion)
+
+
+def _apart(apart: Apart, challenger: Values, champion: Values) -> Apart:
+    return Apart(
+        shift=_added(apart.shift, challenger - champion),
+        disagreement=_added(apart.disagreement, np.abs(challenger - champion)),
+        challenger=_added(apart.challenger, challenger),
+        champion=_added(apart.champion, champion),
+    )
+
+
+def _added(moments: Moments, values: Values) -> Moments:
     return Moments(
         n=moments.n + len(values),
-        total=moments.total + sum(values),
-        squares=moments.squares + sum(value * value for value in values),
+        total=moments.total + float(values.sum()),
+        squares=moments.squares + float(np.square(values).sum()),
     )
 
 

@@ -6,7 +6,8 @@ guarantees hold, over all looks, metrics and stages of one rollout:
 
 - A model that is no worse than allowed in any metric, such as an equal one, is rolled back in at most `alpha` of
   rollouts. Any metric may raise that false alarm, so each gets an equal part of alpha for its lower end, and of
-  that one counted anew in each stage (errors, latencies) an equal part in each (Bonferroni).
+  that one counted anew in each stage (errors, latencies, losses that are not paired) an equal part in each
+  (Bonferroni).
 - A model that is worse by just what is allowed, or by more, in a metric that is waited for, is promoted in at most
   `alpha` of rollouts. That metric itself must err for it, and in the first stage already, so each upper end has
   the whole alpha (the intersection-union test: Berger 1982, Technometrics 24, 295-300).
@@ -142,7 +143,8 @@ def _measured(plan: RolloutPlan, evidence: Evidence, kind: Kind) -> Iterator[Mea
     for output, limit in plan.shift_at_most.items():
         moments = evidence.shift.get(output, Moments())
         yield _mean(f"shift {output}", "fast", limit, moments, evidence, both_sides)._replace(both_sides=True)
-    yield _loss(plan, evidence, one_side)
+    stages = 1 if evidence.paired is not None else max(len(plan.stages), 1)
+    yield _loss(plan, evidence, Levels(part / stages, plan.alpha))
     if plan.miscalibrated_by_at_most is not None:
         for output, moments in evidence.calibration.items():
             found = _mean(

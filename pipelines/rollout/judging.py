@@ -64,7 +64,7 @@ class Judging:
         newest = arms.newest(self.connection)
         counted = self._begun(use_case, of)
         counted = self._replayed(use_case, serving, counted, newest, now)
-        counted = self._counted(serving, counted, of, newest)
+        counted = self._counted(use_case, serving, counted, of, newest)
         counted = self._with_losses(use_case, rollout, counted, of, now)
         evidence = counting.evidence_of(rollout, counted, now)
         verdict = judge(rollout.plan, evidence, rollout.stage, rollout.least)  # type: ignore[arg-type]
@@ -109,9 +109,11 @@ class Judging:
 
     # --- both arms -------------------------------------------------------------------------------------
 
-    def _counted(self, serving: Serving, counted: Counted, of: Compared, newest: int) -> Counted:
+    def _counted(
+        self, use_case: UseCase, serving: Serving, counted: Counted, of: Compared, newest: int
+    ) -> Counted:
         counted = counting.with_latencies(counted, arms.latencies(self.connection, of, counted.seen, newest))
-        counted = counting.with_answers(counted, arms.answers(self.connection, of, counted.seen, newest))
+        counted = counting.with_answers(counted, use_case, arms.answers(self.connection, of, counted.seen, newest))
         try:
             counted = counting.with_rates(counted, serving, self.proxy.counters())
         except ServiceAway as away:

@@ -20,6 +20,7 @@ from pipelines.rollout.stages import Entry, Rollout
 from pipelines.spec import RolloutPlan, Shadow, Stage, UseCase
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
+CASE = catalog.load("calories")
 LINES = {"a": "stable", "b": "stable", "c": "canary", "d": "leaving"}
 SERVING = Serving(
     use_case="calories",
@@ -68,11 +69,18 @@ def test_latencies_fall_into_the_bins_of_their_arm_and_all_are_counted():
 
 
 def test_answers_to_one_request_are_compared_by_output_and_what_only_one_has_is_left_out():
-    told = [Answers({"x": 3.0, "new": 1.0}, {"x": 5.0}), Answers({"x": 7.0}, {"x": 4.0})]
-    counted = counting.with_answers(Counted(), told)
+    told = [
+        Answers({"x": 3.0, "new": 1.0}, {"x": 5.0}, {"Gender": "male", "Age": 20.0}),
+        Answers({"x": 7.0}, {"x": 4.0}, {"Gender": "female", "Age": 50.0}),
+    ]
+    counted = counting.with_answers(Counted(), CASE, told)
     assert set(counted.shift) == {"x"}
     assert (counted.shift["x"].n, counted.shift["x"].total) == (2, 1.0)
     assert (counted.disagreement["x"].total, counted.disagreement["x"].squares) == (5.0, 13.0)
+    men = counted.slices["Gender=male"]["x"]
+    assert (men.shift.n, men.shift.total, men.champion.total, men.challenger.total) == (1, -2.0, 5.0, 3.0)
+    again = counting.with_answers(counted, CASE, told[:1])
+    assert again.slices["Gender=male"]["x"].shift.n == 2
 
 
 @given(st.lists(st.tuples(st.floats(0, 9), st.floats(0, 9)), min_size=1, max_size=30), st.floats(0.01, 0.5))
@@ -87,7 +95,9 @@ def test_the_sums_of_weighed_pairs_are_those_of_the_pairs(pairs, allowed):
 
 def test_a_new_stage_begins_its_own_counts_and_keeps_those_of_the_rollout():
     counted = Counted(seen=7, rates={"champion": Rates(requests=4)}, raw={"a": (4, 0)})
-    counted = counting.with_answers(counted, [Answers({"x": 3.0}, {"x": 5.0})])
+    counted = counting.with_answers(
+        counted, CASE, [Answers({"x": 3.0}, {"x": 5.0}, {"Gender": "male", "Age": 20.0})]
+    )
     after = counting.in_next_stage(counted)
     assert (after.rates, after.raw, after.latencies) == ({}, {}, {})
     assert (after.seen, after.shift) == (7, counted.shift)
