@@ -26,14 +26,14 @@ def draw_rollout(file: Path, version: str, changes: Sequence[Entry], looks: Sequ
         _stages(axes, changes)
     _names(rows[0], changes)
     rows[-1].tick_params(axis="x", labelrotation=20)
-    told = changes[-1].why if changes else ""
-    figure.suptitle(f"version {version}\n{told[:120]}", fontsize=10)
+    told = changes[-1].why if changes else f"version {version}"
+    figure.suptitle(told[:150], fontsize=9)
     figure.savefig(file, dpi=110)
 
 
 def _metric(axes: Axes, metric: str, looks: Sequence[Look]) -> None:
     found = [(at, each) for at, _, verdict in looks for each in verdict.findings if each.metric == metric]
-    times, limit = [at for at, _ in found], found[0][1].limit
+    times, limit = [at for at, _ in found], found[-1][1].limit
     reach = REACH * (limit or 1.0)
     low, high = -reach, reach
     axes.fill_between(
@@ -69,5 +69,5 @@ def _stages(axes: Axes, changes: Sequence[Entry]) -> None:
 def _names(axes: Axes, changes: Sequence[Entry]) -> None:
     for each in changes:
         if each.stage_after != each.stage_before:
-            text = each.stage_after or each.kind
+            text = each.stage_after or ("done" if each.kind == "rollout" else each.kind)
             axes.annotate(text, (each.at, 1.02), xycoords=("data", "axes fraction"), fontsize=7, rotation=30)

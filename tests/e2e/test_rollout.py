@@ -14,6 +14,8 @@ from tests.conftest import wait_for
 from tests.e2e.clients import asking
 from tests.e2e.swift import LIMIT, Code, ended, rollout, streaming, trained, under_way, until_ended, write
 
+CALM = {"threads": 1, "pause": 0.02, "use_case": "swift"}
+
 
 @pytest.fixture(scope="module")
 def swift(stack):
@@ -26,7 +28,7 @@ def swift(stack):
 
 
 def test_a_better_model_goes_from_challenger_to_champion_alone_and_no_request_fails(swift):
-    with streaming(swift), asking(swift.settings.ports.proxy, swift.row(), use_case="swift") as client:
+    with streaming(swift), asking(swift.settings.ports.proxy, swift.row(), **CALM) as client:
         version = trained(swift, TREES=600)
         wait_for(lambda: under_way(swift) == (version, "watch"), "the watch", LIMIT)
         assert [each["role"] for each in rollout(swift)["places"]].count("previous") == 2
@@ -59,7 +61,7 @@ def test_people_hear_of_it_and_airflow_and_mlflow_show_it(swift):
 
 def test_a_worse_model_that_is_healthy_on_errors_and_latency_is_rolled_back_by_its_labels(swift):
     champion = rollout(swift)["champion"]
-    with streaming(swift), asking(swift.settings.ports.proxy, swift.row(), use_case="swift") as client:
+    with streaming(swift), asking(swift.settings.ports.proxy, swift.row(), **CALM) as client:
         version = trained(swift, TREES=150)
         end = until_ended(swift, version)
     assert (end["outcome"], rollout(swift)["champion"]) == ("rolled back", champion)
