@@ -42,6 +42,8 @@ TUNING = 300.0
 """Numbers at which a mean's sequence is narrowest for its level."""
 FEWEST_ERRORS = 5
 """Errors of the challenger before they roll it back: one broken client is no broken model."""
+NO_LOSS = 1e-12
+"""Of a champion with a smaller mean loss nothing can be told in percent."""
 MOST = 1e9
 """A sample beyond this is not worth an estimate."""
 NOW = np.ones(1)
@@ -192,7 +194,7 @@ def _latency(name: str, allowed: float, evidence: Evidence, levels: Levels) -> M
         lower, upper = sequences.quantile_ratio(ours, theirs, p, levels)
         return lower - 1, upper - 1
 
-    known = bool(challenger.bins and champion.bins)
+    known = all(sum(arm.bins.values()) for arm in (challenger, champion))
     value = sequences.RATIO ** (_bin(challenger, p) - _bin(champion, p)) - 1 if known else None
     sample = Sample(sum(challenger.bins.values()), evidence.seconds, "requests")
     given = ends if known else None
@@ -222,14 +224,14 @@ def _mean(
 def _loss(plan: RolloutPlan, evidence: Evidence, levels: Levels) -> Measured:
     """What is judged is challenger's loss - (1 + allowed) x champion's, against 0.
 
-    Shown relative to the champion's mean loss, taken as known; where that is not above 0, as it is.
+    Shown relative to the champion's mean loss, taken as known; where that is below NO_LOSS, as it is.
     """
     allowed = plan.loss_worse_by_at_most
     excess = _difference(evidence.paired, 1 + allowed, evidence, levels)
     scale, value = _champions_loss(evidence), _excess(evidence, 1 + allowed)
     missing = _missing(evidence.paired, evidence)
     plain = Measured("loss", "slow", "", 0.0, _labels(evidence), value, excess, missing)
-    if scale <= 0:
+    if scale < NO_LOSS:
         return plain
 
     def relative(grow: Values) -> Interval:

@@ -25,7 +25,7 @@ STRENGTH: dict[Arm, float] = {"challenger": 100.0, "champion": 300.0}
 """Requests that the prior around a rate is worth: the sequence is sharpest at some times as many."""
 UNMOVED = 0.1
 """Of that prior: the part that bets on nothing. The evidence never falls below it, however the data lie."""
-HALVINGS = 52
+STEPS_OF_NEWTON = 52
 RAREST = 1e-9
 SMALLEST = float(np.finfo(np.float64).tiny)
 """Below it a number has lost digits; as nothing it speaks for nothing."""
@@ -111,7 +111,7 @@ def bernoulli(successes: Number, n: Number, alpha: float, prior: tuple[float, fl
 def _newton(s: Values, n: Values, room: Values, start: Values) -> Values:
     """The smaller root of room - s t + n log(1 + e^t) = 0, from below."""
     t = start
-    for _ in range(HALVINGS):
+    for _ in range(STEPS_OF_NEWTON):
         step = (room - s * t + n * np.logaddexp(0.0, t)) / (s - n * _rate(t))
         if not np.any(step > 1e-12 * np.abs(t)):
             break
@@ -249,10 +249,9 @@ def quantile(latencies: Latencies, p: float, alpha: float) -> Interval:
     """Ends of the p-quantile in milliseconds: edges of bins, so that bins never make it too narrow; () each.
 
     Howard and Ramdas 2022, "Sequential estimation of quantiles with applications to A/B testing and best-arm
-    identification", Bernoulli 28, 1704-1728, theorem 1 with the beta-binomial boundary: whatever the quantile is,
-    what lies below that one place comes at the rate p, so one sequence at p speaks about every place. (A bound for
-    all quantiles at once would have to be wider.) Its closed form there, 1.5 sqrt(p (1 - p) l) + 0.8 l with
-    l = (1.4 log log(2.1 n) + log(10 / alpha)) / n, holds as well, and is wider.
+    identification", Bernoulli 28, 1704-1728, here with the beta-binomial boundary: whatever the quantile is, what
+    lies below that one place comes at the rate p, so one sequence at p speaks about every place. (A bound for all
+    quantiles at once would have to be wider.)
     """
     seen, against = Seen.of(latencies), math.log(2 / alpha)
     places = np.arange(seen.first - 1, seen.first + seen.until.size + 1)

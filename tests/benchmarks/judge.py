@@ -55,9 +55,9 @@ TABLE = Path(".results/judge.json")
 INTRODUCTION = f"""\
 The judge of rollouts, {RUNS:,} simulated ones a case (`python -m tests.benchmarks judge`): one stage with 10 % of
 the requests, alpha 5 % over four metrics, looked at after every request or label, for {REQUESTS:,} requests or
-{LABELS:,} labels, of worse models up to {LATER:,} or {LATER_LABELS:,}. Fixed sample: one look at its end, the same
-level, 95 % power. Mann-Whitney: each metric at 5 % after every 100 canary requests or labels; it asks whether the
-challenger is worse at all, not whether by more than allowed, and its false alarms are those on equal models.
+{LABELS:,} labels, of worse models up to {LATER:,} or {LATER_LABELS:,}. Fixed sample: one look at its end, the
+same level, 95 % power. Mann-Whitney: each metric at 5 % after every 100 canary requests or labels; it asks whether
+the challenger is worse at all, not whether by more than allowed, and its false alarms are those on equal models.
 """
 COLUMNS = (
     "case", "rolled back", "promoted", "to ROLLBACK: median / 95 %", "fixed sample",

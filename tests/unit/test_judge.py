@@ -316,7 +316,7 @@ sums = some.builds(
 arms = some.builds(lambda n, share: Rates(requests=n, errors=int(n * share)), counts, some.floats(0, 1))
 histograms = some.builds(
     lambda bins: Latencies(bins=bins),
-    some.dictionaries(some.integers(-200, 900), some.integers(1, 10**5), max_size=5),
+    some.dictionaries(some.integers(-200, 900), some.integers(0, 10**5), max_size=5),
 )
 anything = some.builds(
     Evidence,
