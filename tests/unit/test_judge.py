@@ -1,7 +1,6 @@
 """The judge: each verdict, what it waits for, and how alpha is split."""
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -356,12 +355,6 @@ def test_any_numbers_get_one_verdict_that_is_finite_told_and_kept(evidence, kind
         assert (each.needs is None and each.seconds is None) or each.verdict == "HOLD"
     assert Verdict.model_validate_json(verdict.model_dump_json()) == verdict
     assert judge(WHOLE, evidence, kind, least) == verdict
-
-
-def test_a_judgement_takes_milliseconds():
-    began = time.process_time()
-    judge(PLAN, seen(errors=(4, 400), n=400, labels=150), "canary", BOTH)
-    assert time.process_time() - began < 0.5
 
 
 # --- the benchmark is about this judge --------------------------------------------------------------------
