@@ -2,9 +2,10 @@
 
 import importlib
 import importlib.util
+import logging
 import sys
-from functools import cache
-from importlib.metadata import entry_points
+from functools import cache, lru_cache
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from pipelines.errors import BadUseCase, UnknownUseCase
 from pipelines.spec import UseCase
 
+log = logging.getLogger(__name__)
 GROUP = "touchline.use_cases"
 PACKAGE = "touchline_use_cases"
 """Modules from folders live in this package, also inside a bento."""
@@ -42,12 +44,22 @@ def find(folders: tuple[Path, ...] = ()) -> dict[str, Found]:
             else:
                 module, expectations = f"{PACKAGE}.{file.stem}", folder / "expectations"
             _add(found, Found(file.stem, module, file, expectations / file.stem))
-    for point in entry_points(group=GROUP):
-        spec = importlib.util.find_spec(point.module)
-        origin = Path(spec.origin) if spec and spec.origin else None
-        beside = origin.parent if origin else Path()
-        _add(found, Found(point.name, point.module, origin, beside / "expectations" / point.name))
+    for one in _installed():
+        _add(found, one)
     return found
+
+
+@cache
+def _installed() -> tuple[Found, ...]:
+    """Those of other packages; asked once a process, because every package is looked through for it."""
+    return tuple(map(_of_package, entry_points(group=GROUP)))
+
+
+def _of_package(point: EntryPoint) -> Found:
+    spec = importlib.util.find_spec(point.module)
+    origin = Path(spec.origin) if spec and spec.origin else None
+    beside = origin.parent if origin else Path()
+    return Found(point.name, point.module, origin, beside / "expectations" / point.name)
 
 
 def _add(found: dict[str, Found], one: Found) -> None:
@@ -64,10 +76,44 @@ def locate(name: str, folders: tuple[Path, ...] = ()) -> Found:
     return found[name]
 
 
-@cache
 def load(name: str, folders: tuple[Path, ...] = ()) -> UseCase:
-    """Load one use case; BadUseCase names the file and what is wrong in it."""
+    """One use case as its file says now; BadUseCase names the file and what is wrong in it."""
     found = locate(name, folders)
+    return _load(found, *_stamp(found))
+
+
+def current(name: str, folders: tuple[Path, ...] = ()) -> UseCase:
+    """The same, for processes that go on for long: while the file cannot be loaded, as it said before."""
+    try:
+        _good[name, folders] = load(name, folders)
+    except BadUseCase as broken:
+        if (name, folders) not in _good:
+            raise
+        log.warning("what %s said before counts: %s", name, broken)
+    return _good[name, folders]
+
+
+def forget() -> None:
+    """What was loaded is loaded again, and packages are looked for again."""
+    _load.cache_clear()
+    _installed.cache_clear()
+    _good.clear()
+
+
+_good: dict[tuple[str, tuple[Path, ...]], UseCase] = {}
+
+
+def _stamp(found: Found) -> tuple[int, int]:
+    """Changes with a file in a folder of the user's own; an installed module changes with an upgrade alone."""
+    if found.file is None or not found.module.startswith(f"{PACKAGE}."):
+        return 0, 0
+    seen = found.file.stat()
+    return seen.st_mtime_ns, seen.st_size
+
+
+@lru_cache(maxsize=256)
+def _load(found: Found, *stamp: int) -> UseCase:
+    name = found.name
     try:
         use_case = _module(found).USE_CASE
     except ValidationError as wrong:

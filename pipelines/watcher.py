@@ -86,7 +86,7 @@ class Watcher:
 
     def _dags(self) -> Iterator[tuple[str, str]]:
         for name in catalog.find(self.settings.use_cases):
-            use_case = catalog.load(name, self.settings.use_cases)
+            use_case = catalog.current(name, self.settings.use_cases)
             yield f"ingest_{name}", use_case.ingest_schedule
             yield f"retrain_{name}", use_case.retrain_schedule
 

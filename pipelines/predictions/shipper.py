@@ -69,7 +69,7 @@ def lead(connection: Connection) -> None:
 def round_trip(connection: Connection, chosen: settings.Settings) -> Shipped:
     """Ship once and let the label clock catch up."""
     shipped = ship(connection, chosen.at.spool)
-    joined = label_clock.catch_up(connection, lambda name: catalog.load(name, chosen.use_cases))
+    joined = label_clock.catch_up(connection, lambda name: catalog.current(name, chosen.use_cases))
     if any(shipped) or joined:
         log.info("shipped predictions=%d labels=%d segments=%d outcomes=%d", *shipped, joined)
     return shipped

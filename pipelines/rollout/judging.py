@@ -59,7 +59,7 @@ class Judging:
                 self._one(serving, serving.rollout, now)
 
     def _one(self, serving: Serving, rollout: Rollout, now: datetime) -> None:
-        use_case = catalog.load(serving.use_case, self.settings.use_cases)
+        use_case = catalog.current(serving.use_case, self.settings.use_cases)
         of = Compared(serving.use_case, rollout.version, rollout.against, rollout.began, rollout.since)
         newest = arms.newest(self.connection)
         counted = self._begun(use_case, of)

@@ -55,7 +55,7 @@ class Reconciler:
         states = {name: self.book.serving(name) for name in found}
         taken = {place.port for state in states.values() for place in state.places}
         for name in found:
-            states[name] = self._one(catalog.load(name, self.settings.use_cases), states[name], taken, now)
+            states[name] = self._one(catalog.current(name, self.settings.use_cases), states[name], taken, now)
             taken |= {place.port for place in states[name].places}
         self._stop_strays(states.values())
 
@@ -167,7 +167,7 @@ class Reconciler:
         return (backend(self._use_case(state), state) for state in self.book.all_serving())
 
     def _use_case(self, serving: Serving) -> UseCase:
-        return catalog.load(serving.use_case, self.settings.use_cases)
+        return catalog.current(serving.use_case, self.settings.use_cases)
 
     def _stop_strays(self, states: Iterable[Serving]) -> None:
         wanted = {(state.use_case, place.line, place.port) for state in states for place in state.places}

@@ -33,9 +33,9 @@ def installed(tmp_path, monkeypatch):
     )  # fmt: skip
     with monkeypatch.context() as patched:
         patched.syspath_prepend(str(site))
-        catalog.load.cache_clear()
+        catalog.forget()
         yield site
-    catalog.load.cache_clear()
+    catalog.forget()
     for name in [name for name in sys.modules if name.startswith("touchline_darts")]:
         del sys.modules[name]
 

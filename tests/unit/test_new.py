@@ -29,7 +29,7 @@ def new(tmp_path, rows, *words, code=0):
     rows.write_csv(drop / "wares.csv")
     asked = ["new", "wares", "--from", str(drop / "wares.csv"), "--into", str(tmp_path / "own"), *words]
     assert cli.main([*asked, "--home", str(tmp_path / "home")]) == code
-    catalog.load.cache_clear()
+    catalog.forget()
     return drop
 
 

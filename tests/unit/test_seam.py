@@ -2,6 +2,7 @@
 
 import json
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -120,7 +121,7 @@ def test_a_use_case_with_two_parts_from_a_folder_goes_the_whole_way(folder, tmp_
 
 def broken(folder, old, new):
     (folder / "runners.py").write_text(RUNNERS.replace(old, new))
-    catalog.load.cache_clear()
+    catalog.forget()
     return pytest.raises(BadUseCase)
 
 
@@ -152,3 +153,18 @@ def test_a_name_that_exists_twice_is_refused(folder):
     (folder / "calories.py").write_text(textwrap.dedent(RUNNERS))
     with pytest.raises(BadUseCase, match=r"calories exists twice"):
         catalog.find((folder,))
+
+
+def test_a_file_that_is_edited_counts_as_it_says_now_and_a_broken_one_as_it_said_before(tmp_path, caplog):
+    shipped = Path(catalog.__file__).parent / "use_cases" / "calories.py"
+    file = tmp_path / "energy.py"
+    text = shipped.read_text().replace('name="calories"', 'name="energy"', 1)
+    file.write_text(text)
+    assert catalog.current("energy", (tmp_path,)).seed == 0
+    file.write_text(text.replace("    assemble=assemble,", "    seed=7,\n    assemble=assemble,"))
+    assert catalog.current("energy", (tmp_path,)).seed == 7
+    file.write_text("USE_CASE = (")
+    assert catalog.current("energy", (tmp_path,)).seed == 7
+    assert "what energy said before counts" in caplog.text
+    with pytest.raises(BadUseCase, match=r"energy\.py"):
+        catalog.load("energy", (tmp_path,))
