@@ -46,7 +46,8 @@ bench-peers: $(STAMP)
 	@PATH="$(abspath $(VENV))/bin:$$PATH" exec $(VENV)/bin/python -m tests.benchmarks.peers
 
 load: $(STAMP)
-	@exec $(VENV)/bin/python -m tests.load
+	@$(VENV)/bin/python -m tests.load
+	@exec $(VENV)/bin/python -m tests.load.rollout
 
 fuzz: $(STAMP)
 	@exec $(VENV)/bin/python -m tests.fuzz -max_total_time=300
