@@ -61,8 +61,8 @@ def _kept(made):
     """Airflow's decorator, whose DAGs are kept here."""
     from airflow.sdk import dag
 
-    def declared(*names, **given):
-        return lambda body: lambda: made.append(dag(*names, **given)(body)())
+    def declared(name, schedule=None, **given):
+        return lambda body: lambda: made.append(dag(name, schedule=schedule, **given)(body)())
 
     return declared
 
