@@ -115,5 +115,5 @@ def _text(content: "np.typing.NDArray[np.uint64]") -> "pl.Series":
     """Content hashes as the table writes them."""
     import polars as pl
 
-    whole = content.astype(">u8").tobytes().hex()
-    return pl.Series([whole[start : start + 32] for start in range(0, len(whole), 32)], dtype=pl.String)
+    whole = np.frombuffer(content.astype(">u8").tobytes(), "V16")
+    return pl.Series(whole.tolist(), dtype=pl.Binary).bin.encode("hex")

@@ -185,7 +185,7 @@ def _typed(rows: pl.DataFrame, table: Table) -> pl.DataFrame:
     absent = [column for column in table.columns if column.name not in rows.columns]
     typed = rows.select(
         "_row",
-        *(cells.value(column, zone).alias(column.name) for column in present),
+        *(cells.values(rows, column, zone).alias(column.name) for column in present),
         *(pl.lit(None, dtype(column)).alias(column.name) for column in absent if column.optional),
     )
     return typed.with_columns(_reasons=_faults(rows, typed, present, table))
