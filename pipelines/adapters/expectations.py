@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -34,6 +35,7 @@ class ExpectationsValidator:
 
     def __init__(self) -> None:
         self._left = 0
+        self._one = Lock()
 
     def validate(
         self,
@@ -44,7 +46,18 @@ class ExpectationsValidator:
         without: Sequence[str] = (),
         page: Path | None = None,
     ) -> tuple[Finding, ...]:
-        """Every rule of the suite that did not hold, in the suite's order."""
+        """Every rule that did not hold, in the suite's order; contexts are global, so one thread at a time."""
+        with self._one:
+            return self._validated(rows, suite, parameters, without, page)
+
+    def _validated(
+        self,
+        rows: pl.DataFrame,
+        suite: Path,
+        parameters: Mapping[str, str],
+        without: Sequence[str],
+        page: Path | None,
+    ) -> tuple[Finding, ...]:
         expectations = _load(suite, frozenset(without))
         frame = rows.to_pandas()
         result = _batch(frame).validate(
