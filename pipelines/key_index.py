@@ -174,7 +174,7 @@ def _settle(file: Path) -> None:
 
 def newest(entries: Entries) -> Entries:
     """Of each key one entry in the order of keys: the newest revision with its content, and the newest place."""
-    ordered: Entries = entries[np.argsort(entries[:, 0], kind="stable")]
+    ordered: Entries = entries[np.argsort(np.ascontiguousarray(entries[:, 0]))]
     if not (ordered[1:, 0] == ordered[:-1, 0]).any():
         return ordered
     ordered = entries[np.lexsort((entries[:, REVISION], entries[:, 1], entries[:, 0]))]

@@ -49,8 +49,9 @@ def _replays(tools: Tools, use_case: UseCase, tell: Tell, at: lake.TableAt) -> N
 
 def _labels(tell: Tell, at: lake.TableAt, rows: pl.DataFrame) -> Iterator[EntityLabel]:
     """Of each key the newest row; the revisions one by one, because a later one is a newer observation."""
-    key = list(at.table.key)
-    newest = rows.sort("_revision").unique(subset=key, keep="last", maintain_order=True)
+    newest = rows
+    if rows["_revision"].n_unique() > 1:  # a key has each revision once
+        newest = rows.sort("_revision").unique(subset=list(at.table.key), keep="last", maintain_order=True)
     for (revision,), some in newest.partition_by("_revision", as_dict=True, maintain_order=True).items():
         # several revisions may arrive in one run of the flow, at one time: a microsecond keeps their order
         arrived = some["_received_at"][0] + timedelta(microseconds=int(revision) - 1)

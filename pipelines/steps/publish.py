@@ -40,8 +40,9 @@ def publish(tools: Tools, use_case: UseCase, checked: CheckedArrivals) -> Ledger
     finish_replay(tools, at)
     done = tools.tables.committed(at.published, lake.PUBLISH)
     waiting = [batch for batch in checked.batches if batch.batch.number > done]
+    last = None
     for batch, parts in zip(waiting, ahead(lambda batch: _parts(at, batch), waiting, 1), strict=True):
-        _commit(tools, at, batch, parts)
+        last = _commit(tools, at, batch, parts, last)
         conserve(lake.ledger(tools.tables, at, batch.batch.number))
     for uri in (at.batches, at.aside, at.published):
         tools.tables.tidy(uri, MOST_FILES)
@@ -76,12 +77,15 @@ def _parts(at: lake.TableAt, checked: CheckedBatch) -> _Parts:
     return _Parts(_hashed(at, rows.filter(~is_broken)), _aside(broken, checked, lake.QUARANTINED))
 
 
-def _commit(tools: Tools, at: lake.TableAt, checked: CheckedBatch, parts: _Parts) -> None:
-    """Quarantine first, published last: only the last commit says that the batch is done."""
+def _commit(
+    tools: Tools, at: lake.TableAt, checked: CheckedBatch, parts: _Parts, last: pl.DataFrame | None
+) -> pl.DataFrame:
+    """Quarantine first, published last: only the last commit says that the batch is done. What it published."""
     number = checked.batch.number
-    good, aside = parts if checked.failed is not None else _split(tools, at, checked, parts)
+    good, aside = parts if checked.failed is not None else _split(tools, at, checked, parts, last)
     tools.tables.append(at.aside, aside, lake.PUBLISH, number)
     tools.tables.append(at.published, good, lake.PUBLISH, number)
+    return good
 
 
 def _refused(checked: CheckedBatch) -> pl.DataFrame:
@@ -99,10 +103,10 @@ def _refused(checked: CheckedBatch) -> pl.DataFrame:
 
 
 def _split(
-    tools: Tools, at: lake.TableAt, checked: CheckedBatch, parts: _Parts
+    tools: Tools, at: lake.TableAt, checked: CheckedBatch, parts: _Parts, last: pl.DataFrame | None
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """What is published, and what is not: broken rows and those that are known already."""
-    good = _revised(tools, at, parts.good)
+    good = _revised(tools, at, parts.good, last)
     duplicates = good.filter("_same").select(row="_row", count=pl.lit(1), reasons=pl.lit(None), raw=pl.lit(None))
     aside = pl.concat([parts.broken, _aside(duplicates, checked, lake.DUPLICATE)])
     return _published(good.filter(~pl.col("_same")), at, checked), aside
@@ -113,11 +117,11 @@ def revise(tools: Tools, at: lake.TableAt, rows: pl.DataFrame) -> pl.DataFrame:
 
     What was known of each key goes with them (`known.NAMES`).
     """
-    return _revised(tools, at, _hashed(at, rows))
+    return _revised(tools, at, _hashed(at, rows), None)
 
 
-def _revised(tools: Tools, at: lake.TableAt, rows: pl.DataFrame) -> pl.DataFrame:
-    told = rows.hstack(known(tools.tables, at, rows))
+def _revised(tools: Tools, at: lake.TableAt, rows: pl.DataFrame, last: pl.DataFrame | None) -> pl.DataFrame:
+    told = rows.hstack(known(tools.tables, at, rows, last))
     key = list(at.table.key)
     again = told.select(pl.struct(key).is_duplicated()).to_series()
     once = _numbered(told.filter(~again), (pl.col("_hash") == pl.col("_old_hash")).fill_null(False), pl.col)
