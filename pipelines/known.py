@@ -44,11 +44,11 @@ def known(
         return pl.DataFrame(schema=dict(zip(NAMES, kinds, strict=True)))
     found = caught_up(tables, at, last).find(rows.select(_hashed(at)).to_numpy().astype(np.uint64, copy=False))
     there = pl.Series(found[:, REVISION] > 0)
-    batch, row = key_index.placed(found[:, PLACE])
-    values = (_text(found[:, CONTENT]), found[:, REVISION].astype(np.int32), batch, row)
-    return pl.DataFrame(dict(zip(NAMES, values, strict=True))).select(
-        pl.when(there).then(pl.col(name)).alias(name) for name in NAMES
-    )
+    hits = found[there.to_numpy()]
+    batch, row = key_index.placed(hits[:, PLACE])
+    values = (_text(hits[:, CONTENT]), hits[:, REVISION].astype(np.int32), batch, row)
+    places = pl.select(pl.when(there).then(there.cum_sum() - 1)).to_series()
+    return pl.DataFrame(dict(zip(NAMES, values, strict=True))).select(pl.all().gather(places))
 
 
 def caught_up(tables: Tables, at: lake.TableAt, last: "pl.DataFrame | None" = None) -> KeyIndex:
