@@ -209,7 +209,8 @@ def _faults(rows: pl.DataFrame, typed: pl.DataFrame, present: list[Field], table
 def _spread(some: pl.Series, where: pl.Series, other: object) -> pl.Series:
     """Values where they belong, another one everywhere else."""
     places = pl.when(where).then(where.cum_sum()).otherwise(0)
-    return pl.concat([pl.Series([other], dtype=some.dtype), some]).gather(pl.select(places).to_series())
+    both = pl.concat([pl.Series([other], dtype=some.dtype), some], rechunk=True)
+    return both.gather(pl.select(places).to_series())
 
 
 def _raw(rows: pl.DataFrame, where: pl.Series) -> pl.Series:
@@ -255,7 +256,8 @@ def with_reasons(rows: pl.DataFrame, findings: tuple[Finding, ...]) -> pl.DataFr
     told = told.join(sound.to_frame(), on="_place", how="semi")
     places = np.arange(len(rows))
     places[told["_place"].to_numpy()] = len(rows) + np.arange(len(told))
-    return rows.with_columns(_reasons=pl.concat([rows["_reasons"], told["_told"]]).gather(places))
+    both = pl.concat([rows["_reasons"], told["_told"]], rechunk=True)  # of two chunks lists are gathered slowly
+    return rows.with_columns(_reasons=both.gather(places))
 
 
 def torn_rows(content: Content, like: pl.DataFrame) -> pl.DataFrame:
