@@ -84,18 +84,19 @@ def declare(use_case: UseCase) -> None:
     )
     def rollout() -> None:
         """The way of a challenger to champion, stage by stage."""
-        before: list[Any] = []
+        done: list[Any] = []
         for stage in stages.labels(use_case.rollout):
             waiting = StageWait(
                 task_id=id_of(stage), use_case=use_case.name, stage=stage, trigger_rule="none_failed"
             )
             if stage in wanting(use_case.rollout):
                 wanted, told = asking(use_case, stage)
-                before >> wanted if before else None
                 told >> waiting
-            for each in before:
-                each >> waiting
-            before = [waiting]
+                if done[:-1]:  # a person is asked while the stage before still lasts
+                    done[-2] >> wanted
+            if done:
+                done[-1] >> waiting
+            done.append(waiting)
 
     rollout()
 

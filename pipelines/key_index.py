@@ -90,7 +90,7 @@ class KeyIndex:
     def find(self, keys: Keys) -> Entries:
         """The newest entry of each key, (n, 6) in the keys' order; revision 0 where there is none."""
         found = np.zeros((len(keys), WIDTH), np.uint64)
-        order = np.lexsort((keys[:, 1], keys[:, 0]))
+        order = np.argsort(np.ascontiguousarray(keys[:, 0]))
         asked = keys[order]
         for run in self.runs:
             hits, places = _hits(run, asked)
@@ -174,7 +174,7 @@ def _settle(file: Path) -> None:
 
 def newest(entries: Entries) -> Entries:
     """Of each key one entry in the order of keys: the newest revision with its content, and the newest place."""
-    ordered: Entries = entries[np.argsort(entries[:, 0], kind="stable")]
+    ordered: Entries = entries[np.argsort(np.ascontiguousarray(entries[:, 0]))]
     if not (ordered[1:, 0] == ordered[:-1, 0]).any():
         return ordered
     ordered = entries[np.lexsort((entries[:, REVISION], entries[:, 1], entries[:, 0]))]

@@ -29,37 +29,47 @@ SEEDS = (1, 2)
 NAMES = ("_old_hash", "_old_revision", "_old_batch", "_old_row")
 
 
-def known(tables: Tables, at: lake.TableAt, rows: "pl.DataFrame") -> "pl.DataFrame":
+def known(
+    tables: Tables, at: lake.TableAt, rows: "pl.DataFrame", last: "pl.DataFrame | None" = None
+) -> "pl.DataFrame":
     """Of each row's key, in their order: content hash and number of the revision in force, and the newest place.
 
     Columns `_old_hash`, `_old_revision`, `_old_batch` and `_old_row`; null where the key is new.
+    `last` are the rows of the last commit, where they are at hand: they need not be read again.
     """
     import polars as pl
 
     if rows.is_empty():
         kinds = (pl.String(), pl.Int32(), pl.Int64(), pl.Int64())
         return pl.DataFrame(schema=dict(zip(NAMES, kinds, strict=True)))
-    found = caught_up(tables, at).find(rows.select(_hashed(at)).to_numpy().astype(np.uint64, copy=False))
+    found = caught_up(tables, at, last).find(rows.select(_hashed(at)).to_numpy().astype(np.uint64, copy=False))
     there = pl.Series(found[:, REVISION] > 0)
-    batch, row = key_index.placed(found[:, PLACE])
-    values = (_text(found[:, CONTENT]), found[:, REVISION].astype(np.int32), batch, row)
-    return pl.DataFrame(dict(zip(NAMES, values, strict=True))).select(
-        pl.when(there).then(pl.col(name)).alias(name) for name in NAMES
-    )
+    hits = found[there.to_numpy()]
+    batch, row = key_index.placed(hits[:, PLACE])
+    values = (_text(hits[:, CONTENT]), hits[:, REVISION].astype(np.int32), batch, row)
+    places = pl.select(pl.when(there).then(there.cum_sum() - 1)).to_series()
+    return pl.DataFrame(dict(zip(NAMES, values, strict=True))).select(pl.all().gather(places))
 
 
-def caught_up(tables: Tables, at: lake.TableAt) -> KeyIndex:
+def caught_up(tables: Tables, at: lake.TableAt, last: "pl.DataFrame | None" = None) -> KeyIndex:
     """The index of every row that is published now."""
-    version = tables.version(at.published)
+    version, rows = tables.version(at.published), tables.rows(at.published)
     layout = _layout(at)
     index = KeyIndex.opened(Path(at.keys), layout)
+    if index is not None and last is not None and (version, rows) == _after(index, last):
+        index = _taken_in(at, index, last.lazy(), version)
     if index is not None and index.held.version < version:
         index = _behind(tables, at, index, version)
-    if index is not None and (index.held.version, index.held.rows) == (version, tables.rows(at.published)):
+    if index is not None and (index.held.version, index.held.rows) == (version, rows):
         return index
     log.info("table=%s the index of its keys is made anew", at.table.name)
     empty = KeyIndex(Path(at.keys), Held(layout=layout, version=-1, rows=0))
     return _taken_in(at, empty, tables.scan(at.published, version), version) if version >= 0 else empty
+
+
+def _after(index: KeyIndex, last: "pl.DataFrame") -> tuple[int, int]:
+    """Version and rows of the table when these rows are all that the index has not seen."""
+    return index.held.version + 1, index.held.rows + len(last)
 
 
 def _behind(tables: Tables, at: lake.TableAt, index: KeyIndex, version: int) -> KeyIndex | None:
@@ -80,18 +90,23 @@ def _taken_in(at: lake.TableAt, index: KeyIndex, rows: "pl.LazyFrame", version: 
 
 def _entries(at: lake.TableAt, rows: "pl.LazyFrame") -> Iterator[Entries]:
     """Entries of rows, some at a time; a row without its key (of a time when the key was another) has none."""
-    import polars as pl
-
-    wanted = rows.drop_nulls(list(at.table.key)).select(
-        *_hashed(at), pl.col("_hash").str.decode("hex"), "_revision", "_batch", "_row"
-    )
+    wanted = rows.drop_nulls(list(at.table.key)).select(*_hashed(at), *_content(), "_revision", "_batch", "_row")
     for some in wanted.collect_batches(chunk_size=PART, maintain_order=False, engine="streaming"):
         entries = np.empty((len(some), key_index.WIDTH), np.uint64)
         entries[:, KEY] = some.select("_key_1", "_key_2").to_numpy()
-        entries[:, CONTENT] = np.frombuffer(b"".join(some["_hash"].to_list()), ">u8").reshape(-1, 2)
+        entries[:, CONTENT] = some.select("_content_1", "_content_2").to_numpy()
         entries[:, REVISION] = some["_revision"].to_numpy()
         entries[:, PLACE] = key_index.place(some["_batch"].to_numpy(), some["_row"].to_numpy())
         yield entries
+
+
+def _content() -> "list[pl.Expr]":
+    """Both halves of the content's hash."""
+    import polars as pl
+
+    whole = pl.col("_hash").str.decode("hex").bin
+    halves = [whole.slice(start, 8).bin.reinterpret(dtype=pl.UInt64, endianness="big") for start in (0, 8)]
+    return [half.alias(f"_content_{number}") for number, half in enumerate(halves, 1)]
 
 
 def _hashed(at: lake.TableAt) -> "list[pl.Expr]":
@@ -115,5 +130,5 @@ def _text(content: "np.typing.NDArray[np.uint64]") -> "pl.Series":
     """Content hashes as the table writes them."""
     import polars as pl
 
-    whole = content.astype(">u8").tobytes().hex()
-    return pl.Series([whole[start : start + 32] for start in range(0, len(whole), 32)], dtype=pl.String)
+    whole = np.frombuffer(content.astype(">u8").tobytes(), "V16")
+    return pl.Series(whole.tolist(), dtype=pl.Binary).bin.encode("hex")

@@ -154,14 +154,16 @@ def in_force_by_pieces(
 def _newest(at: TableAt, rows: "pl.DataFrame") -> "pl.DataFrame":
     """`_index` and place of each key's newest revision, in order of arrival."""
     key = list(at.table.key)
-    return (
-        rows
-        .select(*key, *(name for name in PLACE if name not in key))
-        .with_row_index("_index")
-        .sort("_revision", maintain_order=True)
-        .unique(subset=key, keep="last", maintain_order=True)
-        .sort("_batch", "_row")
-    )
+    narrow = rows.select(*key, *(name for name in PLACE if name not in key)).with_row_index("_index")
+    return last_revisions(at, narrow).sort("_batch", "_row")
+
+
+def last_revisions(at: TableAt, rows: "pl.DataFrame") -> "pl.DataFrame":
+    """Of each key the row with the highest revision; mostly each key is there once, and nothing is sorted."""
+    key = list(at.table.key)
+    if rows.select(key).n_unique() == rows.height:
+        return rows
+    return rows.sort("_revision", maintain_order=True).unique(subset=key, keep="last", maintain_order=True)
 
 
 def waiting(tables: Tables, at: TableAt) -> "pl.DataFrame":

@@ -18,6 +18,8 @@ from pipelines.spec import Event, Loss, Metric, Outputs
 
 Values = NDArray[np.float64]
 Interval = tuple[float, float]
+NOISE = 1e-6
+"""Absolute difference below which answers are equal: float32 cannot say more."""
 UNKNOWN: Interval = (float("nan"), float("nan"))
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
@@ -67,6 +69,19 @@ def log_loss(output: str, event: Event | None = None) -> Loss:
 def happened(actual: Values, event: Event | None) -> Values:
     """What an output is the probability of: 0 or 1 a row; without an event the actual values say so."""
     return actual if event is None else np.asarray(event(actual), np.float64)
+
+
+# --- answers that should be the same -----------------------------------------------------------------------
+
+
+def apart(answered: Values, expected: Values) -> float:
+    """Largest difference of answers (n,), relative to the answer, or to the mean one where that is larger.
+
+    A small answer is the sum of large terms that take each other away, and float32 rounds it as it rounds those.
+    """
+    difference = np.maximum(np.abs(answered - expected) - NOISE, 0.0)
+    typical = np.maximum(np.abs(expected), np.abs(expected).mean())
+    return float(np.max(np.divide(difference, typical, out=difference.copy(), where=typical > 0)))
 
 
 # --- metrics: one number ----------------------------------------------------------------------------------

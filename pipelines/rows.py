@@ -2,7 +2,6 @@
 
 import hashlib
 from datetime import datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,9 +31,21 @@ def held_out(use_case: UseCase, rows: "pl.DataFrame", newest: datetime | None = 
 
 def _buckets(name: str, entities: "pl.Series") -> NDArray[np.uint64]:
     """BLAKE2b-64 of `name:entity`, modulo BUCKETS; no byte of it may change, else held-out rows are trained on."""
-    of = partial(hashlib.blake2b, digest_size=8)
-    texts = (f"{name}:{entity}".encode() for entity in entities.to_list())
-    return np.frombuffer(b"".join([of(text).digest() for text in texts]), ">u8").astype(np.uint64) % BUCKETS
+    begun, digests = hashlib.blake2b(f"{name}:".encode(), digest_size=8).copy, []
+    for text in _texts(entities):
+        hashed = begun()
+        hashed.update(text)
+        digests.append(hashed.digest())
+    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64) % BUCKETS
+
+
+def _texts(entities: "pl.Series") -> list[bytes]:
+    """Each as Python writes it; Polars writes whole numbers and text as it does."""
+    import polars as pl
+
+    if entities.dtype.is_integer() or entities.dtype == pl.String:
+        return entities.cast(pl.String).fill_null("None").cast(pl.Binary).to_list()
+    return [str(entity).encode() for entity in entities.to_list()]
 
 
 def columns_of(use_case: UseCase, rows: "pl.DataFrame") -> Columns:

@@ -143,7 +143,7 @@ class Finding(Frozen):
 
 
 class Validator(Protocol):
-    """Judges rows by a suite of expectations."""
+    """Judges rows by a suite of expectations; several threads may ask at once."""
 
     def validate(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 from pyarrow import csv
@@ -147,10 +148,10 @@ def read(file: Path, table: Table, piece: Piece | None) -> Content | Unreadable:
         cells = _cells(file, found, piece, torn)
     except (pa.ArrowInvalid, UnicodeDecodeError) as wrong:
         return Unreadable(f"not a CSV table: {wrong}", 0)
-    taken = {one.row for one in torn}
-    whole = range(piece.first, piece.first + len(cells) + len(torn))
-    places = pl.Series("_row", [row for row in whole if row not in taken], pl.Int64)
-    return Content(cells.with_columns(places), tuple(torn))
+    taken = np.array([one.row for one in torn], np.int64)
+    whole = np.arange(piece.first, piece.first + len(cells) + len(torn))
+    places = np.setdiff1d(whole, taken, assume_unique=True)
+    return Content(cells.with_columns(pl.Series("_row", places, pl.Int64)), tuple(torn))
 
 
 def head(file: Path) -> pl.DataFrame:

@@ -7,6 +7,7 @@ is used as it landed; the rest lies beside it as `<digest>.plain`, which may be 
 
 import codecs
 import gzip
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
@@ -31,7 +32,7 @@ BLOCK = 2**22
 Ends = NDArray[np.int64]
 MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"))
 SHORT_MARKS = ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-NO_TEXT = bytes({*range(9), *range(14, 32)} - {0x1B})
+NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 GZIP = b"\x1f\x8b"
 
 
@@ -88,9 +89,9 @@ def _encoding(head: bytes, rest: BinaryIO) -> str:
     for mark, encoding in (*MARKS, *SHORT_MARKS):
         if head.startswith(mark):
             return encoding
-    found = next((place for place, byte in enumerate(head) if byte in NO_TEXT), None)
+    found = NO_TEXT.search(head)
     if found is not None:
-        raise NotPlain(f"the file is no text: byte {found + 1} is 0x{head[found]:02x}")
+        raise NotPlain(f"the file is no text: byte {found.start() + 1} is 0x{head[found.start()]:02x}")
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
         decoder.decode(head)

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from pydantic import ValidationError
 
+from pipelines import metrics
 from pipelines.adapters import onnx
 from pipelines.calibration import finish
 from pipelines.errors import BadRelease, CheckFailed
@@ -16,9 +17,6 @@ from pipelines.records import Manifest, Part
 from pipelines.serving import digest
 from pipelines.serving.contract import Contract, Rows
 from pipelines.spec import Columns, Outputs, UseCase
-
-_NOISE = 1e-6
-"""Absolute difference below which answers are equal: float32 cannot say more."""
 
 
 class Predictor:
@@ -110,6 +108,8 @@ def _check_golden(predictor: Predictor, golden: dict[str, list[dict[str, Any]]],
     answered = predictor.answer(columns)
     for name in predictor.output_names:
         expected = np.array([row[name] for row in golden["outputs"]])
-        worst = float(np.max(np.abs(answered[name] - expected) - parity * np.abs(expected)))
-        if not worst <= _NOISE:
-            raise CheckFailed(f"golden rows: {name} differs from the offline model by {worst:g} too much")
+        worst = metrics.apart(answered[name], expected)
+        if not worst <= parity:
+            raise CheckFailed(
+                f"golden rows: {name} differs from the offline model by {worst:g}, allowed {parity:g}"
+            )

@@ -4,7 +4,7 @@ import logging
 
 import numpy as np
 
-from pipelines import rows
+from pipelines import metrics, rows
 from pipelines.errors import CheckFailed
 from pipelines.records import Built, Checked, CheckVerdict
 from pipelines.spec import Outputs, UseCase
@@ -35,11 +35,8 @@ def check(tools: Tools, use_case: UseCase, built: Built) -> Checked:
 
 
 def compare(use_case: UseCase, offline: Outputs, answered: Outputs) -> CheckVerdict:
-    """Largest relative difference over all outputs and rows against the use case's parity."""
-    apart = max(
-        float(np.max(np.abs(answered[name] - values) / np.maximum(np.abs(values), 1.0)))
-        for name, values in offline.items()
-    )
+    """Largest difference over all outputs and rows, as parity is meant, against the use case's."""
+    apart = max(metrics.apart(answered[name], values) for name, values in offline.items())
     n = len(next(iter(offline.values())))
     reason = f"{n} rows, largest difference {apart:.2g}, allowed {use_case.parity:g}"
     return CheckVerdict(

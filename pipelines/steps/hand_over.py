@@ -49,8 +49,7 @@ def _replays(tools: Tools, use_case: UseCase, tell: Tell, at: lake.TableAt) -> N
 
 def _labels(tell: Tell, at: lake.TableAt, rows: pl.DataFrame) -> Iterator[EntityLabel]:
     """Of each key the newest row; the revisions one by one, because a later one is a newer observation."""
-    key = list(at.table.key)
-    newest = rows.sort("_revision").unique(subset=key, keep="last", maintain_order=True)
+    newest = lake.last_revisions(at, rows).sort("_revision", maintain_order=True)
     for (revision,), some in newest.partition_by("_revision", as_dict=True, maintain_order=True).items():
         # several revisions may arrive in one run of the flow, at one time: a microsecond keeps their order
         arrived = some["_received_at"][0] + timedelta(microseconds=int(revision) - 1)

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable
-from functools import partial
+from typing import NamedTuple
 
 import polars as pl
 
@@ -12,6 +12,7 @@ from pipelines.errors import ConservationBroken
 from pipelines.known import known
 from pipelines.records import CheckedArrivals, CheckedBatch, Ledger
 from pipelines.spec import UseCase
+from pipelines.steps.ahead import ahead
 from pipelines.tools import Tools
 
 log = logging.getLogger(__name__)
@@ -37,10 +38,12 @@ def publish(tools: Tools, use_case: UseCase, checked: CheckedArrivals) -> Ledger
     """Commit the batches in order, each exactly once; return the table's ledger."""
     at = lake.TableAt(tools.tables_at, use_case.table(checked.table))
     finish_replay(tools, at)
-    for batch in checked.batches:
-        if batch.batch.number > tools.tables.committed(at.published, lake.PUBLISH):
-            _commit(tools, at, batch)
-            conserve(lake.ledger(tools.tables, at, batch.batch.number))
+    done = tools.tables.committed(at.published, lake.PUBLISH)
+    waiting = [batch for batch in checked.batches if batch.batch.number > done]
+    last = None
+    for batch, parts in zip(waiting, ahead(lambda batch: _parts(at, batch), waiting, 1), strict=True):
+        last = _commit(tools, at, batch, parts, last)
+        conserve(lake.ledger(tools.tables, at, batch.batch.number))
     for uri in (at.batches, at.aside, at.published):
         tools.tables.tidy(uri, MOST_FILES)
     lake.keep_count(tools.tables, at)
@@ -56,15 +59,33 @@ def conserve(ledger: Ledger) -> None:
         raise ConservationBroken(f"law L1: rows do not add up: {ledger.model_dump()}")
 
 
-def _commit(tools: Tools, at: lake.TableAt, checked: CheckedBatch) -> None:
-    """Quarantine first, published last: only the last commit says that the batch is done."""
-    number = checked.batch.number
+class _Parts(NamedTuple):
+    """A judged batch by itself: what can be told of it before the batches in front of it are committed."""
+
+    good: pl.DataFrame
+    """With `_hash`; of a refused batch nothing."""
+    broken: pl.DataFrame
+    """As lines of the quarantine."""
+
+
+def _parts(at: lake.TableAt, checked: CheckedBatch) -> _Parts:
     if checked.failed is not None:
-        good, aside = nothing(at), _refused(checked)
-    else:
-        good, aside = _split(tools, at, checked)
+        return _Parts(nothing(at), _refused(checked))
+    rows = pl.read_parquet(checked.uri)
+    is_broken = pl.col("_reasons").list.len() > 0
+    broken = rows.filter(is_broken).select(row="_row", count=pl.lit(1), reasons="_reasons", raw="_raw")
+    return _Parts(_hashed(at, rows.filter(~is_broken)), _aside(broken, checked, lake.QUARANTINED))
+
+
+def _commit(
+    tools: Tools, at: lake.TableAt, checked: CheckedBatch, parts: _Parts, last: pl.DataFrame | None
+) -> pl.DataFrame:
+    """Quarantine first, published last: only the last commit says that the batch is done. What it published."""
+    number = checked.batch.number
+    good, aside = parts if checked.failed is not None else _split(tools, at, checked, parts, last)
     tools.tables.append(at.aside, aside, lake.PUBLISH, number)
     tools.tables.append(at.published, good, lake.PUBLISH, number)
+    return good
 
 
 def _refused(checked: CheckedBatch) -> pl.DataFrame:
@@ -81,24 +102,14 @@ def _refused(checked: CheckedBatch) -> pl.DataFrame:
     )
 
 
-def _split(tools: Tools, at: lake.TableAt, checked: CheckedBatch) -> tuple[pl.DataFrame, pl.DataFrame]:
-    rows = pl.read_parquet(checked.uri)
-    broken = rows.filter(pl.col("_reasons").list.len() > 0)
-    good = revise(tools, at, rows.filter(pl.col("_reasons").list.len() == 0))
-    duplicates = good.filter("_same")
-    aside = [
-        _aside(
-            broken.select(row="_row", count=pl.lit(1), reasons="_reasons", raw="_raw"),
-            checked,
-            lake.QUARANTINED,
-        ),
-        _aside(
-            duplicates.select(row="_row", count=pl.lit(1), reasons=pl.lit(None), raw=pl.lit(None)),
-            checked,
-            lake.DUPLICATE,
-        ),
-    ]
-    return _published(good.filter(~pl.col("_same")), at, checked), pl.concat(aside)
+def _split(
+    tools: Tools, at: lake.TableAt, checked: CheckedBatch, parts: _Parts, last: pl.DataFrame | None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What is published, and what is not: broken rows and those that are known already."""
+    good = _revised(tools, at, parts.good, last)
+    duplicates = good.filter("_same").select(row="_row", count=pl.lit(1), reasons=pl.lit(None), raw=pl.lit(None))
+    aside = pl.concat([parts.broken, _aside(duplicates, checked, lake.DUPLICATE)])
+    return _published(good.filter(~pl.col("_same")), at, checked), aside
 
 
 def revise(tools: Tools, at: lake.TableAt, rows: pl.DataFrame) -> pl.DataFrame:
@@ -106,8 +117,11 @@ def revise(tools: Tools, at: lake.TableAt, rows: pl.DataFrame) -> pl.DataFrame:
 
     What was known of each key goes with them (`known.NAMES`).
     """
-    hashed = rows.with_columns(_hash=_hashes(rows, [column.name for column in at.table.columns]))
-    told = hashed.hstack(known(tools.tables, at, rows))
+    return _revised(tools, at, _hashed(at, rows), None)
+
+
+def _revised(tools: Tools, at: lake.TableAt, rows: pl.DataFrame, last: pl.DataFrame | None) -> pl.DataFrame:
+    told = rows.hstack(known(tools.tables, at, rows, last))
     key = list(at.table.key)
     again = told.select(pl.struct(key).is_duplicated()).to_series()
     once = _numbered(told.filter(~again), (pl.col("_hash") == pl.col("_old_hash")).fill_null(False), pl.col)
@@ -126,6 +140,10 @@ def _numbered(rows: pl.DataFrame, same: pl.Expr, so_far: Callable[[str], pl.Expr
     return told.with_columns(_revision=(pl.col("_old_revision").fill_null(0) + so_far("_revision")).cast(pl.Int32))
 
 
+def _hashed(at: lake.TableAt, rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.with_columns(_hash=_hashes(rows, [column.name for column in at.table.columns]))
+
+
 def _hashes(rows: pl.DataFrame, names: list[str]) -> pl.Series:
     """BLAKE2b-128 of the typed cells, so that `29` and `29.0` are the same content.
 
@@ -133,9 +151,17 @@ def _hashes(rows: pl.DataFrame, names: list[str]) -> pl.Series:
     """
     cells = [pl.col(name).cast(pl.String).fill_null("\x00") for name in names]
     text = rows.select(pl.concat_str(cells, separator=UNIT)).to_series()
-    of = partial(hashlib.blake2b, digest_size=16)
-    digests = b"".join([of(each).digest() for each in text.cast(pl.Binary).to_list()]).hex()
-    return pl.Series("_hash", [digests[at : at + 32] for at in range(0, len(digests), 32)], pl.String)
+    return pl.Series("_hash", _digests(text.cast(pl.Binary).to_list()), pl.Binary).bin.encode("hex")
+
+
+def _digests(texts: list[bytes]) -> list[bytes]:
+    """Of each text; a copy of an empty hash costs less than a new one."""
+    fresh, found = hashlib.blake2b(digest_size=16).copy, []
+    for text in texts:
+        hashed = fresh()
+        hashed.update(text)
+        found.append(hashed.digest())
+    return found
 
 
 def _published(good: pl.DataFrame, at: lake.TableAt, checked: CheckedBatch) -> pl.DataFrame:

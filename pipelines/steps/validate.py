@@ -16,11 +16,14 @@ from pipelines import cells, lake
 from pipelines.lake import dtype
 from pipelines.records import Arrivals, Batch, CheckedArrivals, CheckedBatch, Told
 from pipelines.spec import Answers, Field, Table, UseCase
+from pipelines.steps.ahead import ahead
 from pipelines.tools import Content, Finding, Piece, Tools, Unreadable, Validator
 
 log = logging.getLogger(__name__)
 CHANGED_TYPE = 0.5
 """Share of a column's cells that do not read as its type, from which on the batch as a whole is refused."""
+AT_ONCE = 2
+"""Batches in memory: while the rules of one are asked another is read."""
 MOST_REASONS = 20
 FIRST = 5
 """How many rows of a reason are named."""
@@ -28,9 +31,9 @@ EMPTY = "the row is empty: separators and nothing between them"
 
 
 def validate(tools: Tools, use_case: UseCase, arrivals: Arrivals, now: datetime) -> CheckedArrivals:
-    """Give every batch its verdict; nothing is published yet."""
+    """Give every batch its verdict, two at a time; nothing is published yet."""
     table = use_case.table(arrivals.table)
-    checked = tuple(_judge(tools, table, batch, now) for batch in arrivals.batches)
+    checked = tuple(ahead(lambda batch: _judge(tools, table, batch, now), arrivals.batches, AT_ONCE))
     for each in checked:
         log.info(
             "table=%s batch=%d rows=%d broken=%d failed=%s warnings=%s",
@@ -185,7 +188,7 @@ def _typed(rows: pl.DataFrame, table: Table) -> pl.DataFrame:
     absent = [column for column in table.columns if column.name not in rows.columns]
     typed = rows.select(
         "_row",
-        *(cells.value(column, zone).alias(column.name) for column in present),
+        *(cells.values(rows, column, zone).alias(column.name) for column in present),
         *(pl.lit(None, dtype(column)).alias(column.name) for column in absent if column.optional),
     )
     return typed.with_columns(_reasons=_faults(rows, typed, present, table))
@@ -206,7 +209,8 @@ def _faults(rows: pl.DataFrame, typed: pl.DataFrame, present: list[Field], table
 def _spread(some: pl.Series, where: pl.Series, other: object) -> pl.Series:
     """Values where they belong, another one everywhere else."""
     places = pl.when(where).then(where.cum_sum()).otherwise(0)
-    return pl.concat([pl.Series([other], dtype=some.dtype), some]).gather(pl.select(places).to_series())
+    both = pl.concat([pl.Series([other], dtype=some.dtype), some], rechunk=True)
+    return both.gather(pl.select(places).to_series())
 
 
 def _raw(rows: pl.DataFrame, where: pl.Series) -> pl.Series:
@@ -252,7 +256,8 @@ def with_reasons(rows: pl.DataFrame, findings: tuple[Finding, ...]) -> pl.DataFr
     told = told.join(sound.to_frame(), on="_place", how="semi")
     places = np.arange(len(rows))
     places[told["_place"].to_numpy()] = len(rows) + np.arange(len(told))
-    return rows.with_columns(_reasons=pl.concat([rows["_reasons"], told["_told"]]).gather(places))
+    both = pl.concat([rows["_reasons"], told["_told"]], rechunk=True)  # of two chunks lists are gathered slowly
+    return rows.with_columns(_reasons=both.gather(places))
 
 
 def torn_rows(content: Content, like: pl.DataFrame) -> pl.DataFrame:

@@ -57,10 +57,21 @@ def test_only_a_use_case_that_labels_may_retrain_counts_them_and_validations_are
     assert order == [f"matches.{step}" for step in ("receive", "validate", "publish", "hand_over")]
 
 
+def _kept(made):
+    """Airflow's decorator, whose DAGs are kept here."""
+    from airflow.sdk import dag
+
+    def declared(name, schedule=None, **given):
+        return lambda body: lambda: made.append(dag(name, schedule=schedule, **given)(body)())
+
+    return declared
+
+
 def test_a_rollout_is_shown_stage_by_stage_and_asks_a_person_where_the_plan_says_so(flows, monkeypatch):
     from airflow.dag_processing.dagbag import DagBag
 
     from dags import rollouts, waits
+    from pipelines import catalog
     from pipelines.spec import RolloutPlan, Stage
 
     bag = DagBag(dag_folder=rollouts.__file__)
@@ -70,6 +81,12 @@ def test_a_rollout_is_shown_stage_by_stage_and_asks_a_person_where_the_plan_says
     assert order == ["shadow", "canary_5", "canary_25", "canary_50", "full", "watch"]
     plan = RolloutPlan(stages=(Stage(weight=5), Stage(weight=12.5, approval=True)), full_approval=True)
     assert rollouts.wanting(plan) == {"canary 12.5 %", "full"}
+    monkeypatch.setattr(rollouts, "dag", _kept(made := []))
+    rollouts.declare(catalog.load("calories").model_copy(update={"rollout": plan}))
+    (asked,) = made
+    upstream = {task.task_id: task.upstream_task_ids for task in asked.tasks}
+    assert upstream["before_full"] == {"canary_5"}, "a person is asked while the stage before still lasts"
+    assert upstream["full"] == {"canary_12_5", "order_full"}
     again = waits.StageTrigger("calories", "2026-01-01T00:00:00+00:00", "full", False)
     path, given = again.serialize()
     assert path == "dags.waits.StageTrigger"

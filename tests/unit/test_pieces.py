@@ -1,7 +1,8 @@
 """Training from disk gives what training in memory gives: the same rows, the same model, the same numbers."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 
 import numpy as np
 import polars as pl
@@ -163,9 +164,25 @@ def test_a_column_of_numbers_is_what_its_cells_are_one_by_one(tmp_path, cells):
 
 @pytest.mark.parametrize("entity", [pl.Series([1, 2**62]), pl.Series(["Zoë", "x"]), pl.Series([1.0, 2.5])])
 def test_the_bucket_of_an_entity_never_changes(entity):
-    from hashlib import blake2b
-
     wanted = [
         int.from_bytes(blake2b(f"wide:{each}".encode(), digest_size=8).digest()) % rows.BUCKETS for each in entity
     ]
     assert rows._buckets("wide", entity).tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    "entities",
+    [
+        pl.Series([1, None, -5, 2**62]),
+        pl.Series(["Arsenal", None, "Ä\n", ""]),
+        pl.Series([1.5, None, 1e20, -0.0, float("nan")]),
+        pl.Series([datetime(2024, 1, 1, tzinfo=UTC), None]),
+        pl.Series([True, False]),
+        pl.Series([], dtype=pl.Int64),
+    ],
+)
+def test_entities_of_every_type_stay_in_the_bucket_of_their_python_text(entities):
+    texts = [f"wide:{entity}".encode() for entity in entities.to_list()]
+    digests = [blake2b(text, digest_size=8).digest() for text in texts]
+    wanted = [int.from_bytes(digest, "big") % rows.BUCKETS for digest in digests]
+    assert rows._buckets("wide", entities).tolist() == wanted
