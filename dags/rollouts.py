@@ -4,7 +4,7 @@ The reconciler alone advances a rollout. A run shows where it is, waits without 
 person's approval where the plan asks for one (Airflow's Required Actions).
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
@@ -59,7 +59,8 @@ def asking(use_case: UseCase, stage: str) -> Any:
         body=f"{{{{ ti.xcom_pull(task_ids='before_{name}') }}}}",
         options=[AGREED, REFUSED],
         response_timeout=use_case.rollout.patience,
-        retries=4,
+        retries=4,  # one that is answered within its first second fails, and asks again
+        retry_delay=timedelta(seconds=5),
     )
 
     @task(task_id=f"order_{name}")  # type: ignore[untyped-decorator]

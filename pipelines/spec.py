@@ -369,8 +369,8 @@ class UseCase(Frozen):
     gets and gives Polars' LazyFrames, and features are made of some rows at a time."""
     seed: int = 0
     parity: float = field_of(default=1e-4, gt=0)
-    """Largest difference allowed between an answer of the bento and of the offline model, relative to the answer, or
-    to the mean one where that is larger."""
+    """Largest difference allowed between an answer of the bento and of the offline model, relative to the answer,
+    or to the mean one where that is larger."""
     ingest_schedule: str = "*/15 * * * *"
     retrain_schedule: str = "15 2 * * *"
     labels_schedule: str = "*/10 * * * *"

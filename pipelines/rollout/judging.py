@@ -54,8 +54,9 @@ class Judging:
 
     def round(self, now: datetime) -> None:
         """Look once at each."""
+        known = catalog.find(self.settings.use_cases)
         for serving in self.book.all_serving():
-            if serving.rollout is not None and serving.rollout.judged:
+            if serving.rollout is not None and serving.rollout.judged and serving.use_case in known:
                 self._one(serving, serving.rollout, now)
 
     def _one(self, serving: Serving, rollout: Rollout, now: datetime) -> None:

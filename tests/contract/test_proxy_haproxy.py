@@ -168,12 +168,17 @@ def test_a_canary_gets_its_share_and_its_death_costs_nothing(proxy, start):
     assert ask(proxy, path="/calories/model", method="GET", x_entity_key=min(grown))[2]["role"] == "canary"
     with Asking(proxy) as clients:
         clients.some_more("canary")
+        before = {each.line: each for each in proxy.counters()}["b"]
         canary.kill()
         clients.some_more(n=500)
+        after = {each.line: each for each in proxy.counters()}["b"]
         proxy.apply((backend(Line("a", stable.port, 100, "stable")),))
         clients.some_more()
     assert not clients.failed
     assert set(clients.slots) == {"stable", "canary"}
+    failed = [each.answered_5xx + each.connect_errors + each.response_errors for each in (before, after)]
+    assert failed[0] == 0
+    assert failed[1] > 0, "a retry hides it from the clients, not from the canary's own counters"
 
 
 def test_the_canary_becomes_stable_without_a_failed_request(proxy, start):

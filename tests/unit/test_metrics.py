@@ -160,7 +160,7 @@ def test_an_identity_changes_with_the_definition_and_with_nothing_else():
 def test_answers_are_apart_by_their_own_size_and_small_ones_by_the_typical_size():
     expected = np.array([0.5, 100.0, 199.5])
     assert metrics.apart(expected, expected) == 0
-    assert metrics.apart(expected + [0.01, 0, 0], expected) == pytest.approx(1e-4, rel=1e-3)
-    assert metrics.apart(expected + [0, 0, 0.0399], expected) == pytest.approx(2e-4, rel=1e-3)
+    assert metrics.apart(expected + np.array([0.01, 0, 0]), expected) == pytest.approx(1e-4, rel=1e-3)
+    assert metrics.apart(expected + np.array([0, 0, 0.0399]), expected) == pytest.approx(2e-4, rel=1e-3)
     assert np.isnan(metrics.apart(np.array([np.nan, 1.0]), np.ones(2)))
     assert metrics.apart(np.array([0.0, 3.0]), np.zeros(2)) == pytest.approx(3)
