@@ -71,7 +71,8 @@ def a_command(live: Live) -> list[Seen]:
 
 def a_coming_place(live: Live) -> list[Seen]:
     """One that starts for a swap; it is recorded before its process is there."""
-    place = next(each for each in live.book.serving(NAME).places if each.role == "coming")
+    until(lambda: live.book.serving(NAME).of("coming"), "a place to be on its way", 60)
+    place = live.book.serving(NAME).of("coming")[0]
     name = f"place-{NAME}-{place.line}-{place.port}"
     until(lambda: live.tree(name), f"{name} to start", 60)
     return live.tree(name)[:1]
