@@ -266,7 +266,7 @@ select prediction_id, count(*) from predictions where not superseded and not sha
 _OUTCOMES = """
 select p.prediction_id, o.actual from outcomes o
 join predictions p on p.requested_at = o.requested_at and p.seq = o.prediction_seq
-where p.prediction_id = any(%s) and not p.superseded
+where p.prediction_id = any(%s) and not p.superseded and not p.shadow
 """
 _ROWS = """
 select p.model_version, count(*), count(o.prediction_seq)

@@ -162,9 +162,16 @@ def test_a_canary_gets_its_share_and_its_death_costs_nothing(proxy, start):
     grown = {key for key, slot in larger.items() if slot == "canary"}
     assert {key for key, slot in small.items() if slot == "canary"} < grown
     assert 25 <= len(grown) <= 75
+    long: set[str] = set()
     for key in list(small)[:50]:  # the field of a single request decides as the header does
         body = json.dumps(ROW | {"User_ID": int(key)}).encode()
         assert ask(proxy, body)[1]["x-slot"] == larger[key]
+    for number in range(110_000_000, 110_000_300):  # long numbers too, and however they are written
+        slot = ask(proxy, x_entity_key=str(number))[1]["x-slot"]
+        for key in (number, str(number)) if number % 10 == 0 else (number,):
+            assert ask(proxy, json.dumps(ROW | {"User_ID": key}).encode())[1]["x-slot"] == slot
+        long.add(slot)
+    assert long == {"stable", "canary"}
     assert ask(proxy, path="/calories/model", method="GET", x_entity_key=min(grown))[2]["role"] == "canary"
     with Asking(proxy) as clients:
         clients.some_more("canary")
