@@ -31,7 +31,7 @@ USE_CASE = calories.USE_CASE.model_copy(
         "features": features,
         "parts": (PART.model_copy(update={"parameters": {**PART.parameters, "n_estimators": TREES}}),),
         "gate": Gate(metric="rmse", at_most=1000, worse_by_at_most=1000),
-        "horizon": 15 * SECOND,
+        "horizon": 30 * SECOND,
         "retrain_after_labels": None,
         "rollout": RolloutPlan(
             shadow=Shadow(share=0.5, time=SECOND, pairs=50),

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipelines.adapters.postgres_book import PostgresBook
+from pipelines.adapters.postgres_rollouts import Past, PostgresRollouts
+from pipelines.rollout.serving import Serving
 from tests.conftest import wait_for
 from tests.e2e.conftest import Stack
 
@@ -47,19 +50,24 @@ def rollout(stack: Stack) -> dict[str, Any]:
     return told
 
 
+def serving(stack: Stack) -> Serving:
+    """What the reconciler recorded; asked here, because a command for each look would burn what is measured."""
+    return PostgresBook(stack.settings.database).serving("swift")
+
+
 def under_way(stack: Stack) -> tuple[str, str] | None:
     """(version, stage) of the rollout."""
-    told = rollout(stack)["rollout"]
-    return told and (told["version"], told["stage"])
+    found = serving(stack).rollout
+    return None if found is None else (found.version, found.stage)
 
 
-def ended(stack: Stack, version: str) -> dict[str, Any] | None:
+def ended(stack: Stack, version: str) -> Past | None:
     """The end of that version's rollout; None while it lasts."""
-    past = rollout(stack)["past"]
-    return next((each for each in past if each["version"] == version and each["ended_at"]), None)
+    past = PostgresRollouts(stack.settings.database).past("swift")
+    return next((each for each in past if each.version == version and each.ended_at), None)
 
 
-def until_ended(stack: Stack, version: str) -> dict[str, Any]:
+def until_ended(stack: Stack, version: str) -> Past:
     """Wait for it."""
     wait_for(lambda: ended(stack, version), f"the rollout of version {version} to end", LIMIT)
     found = ended(stack, version)

@@ -12,7 +12,7 @@ from pipelines.adapters.airflow_rest import of_home
 from pipelines.errors import Final
 from tests.conftest import wait_for
 from tests.e2e.clients import asking
-from tests.e2e.swift import LIMIT, Code, ended, rollout, streaming, trained, under_way, until_ended, write
+from tests.e2e.swift import LIMIT, Code, ended, rollout, serving, streaming, trained, under_way, until_ended, write
 
 CALM = {"threads": 1, "pause": 0.02, "use_case": "swift"}
 
@@ -23,7 +23,7 @@ def swift(stack):
     write(stack)
     stack.run("ingest", "swift")
     first = trained(stack)
-    wait_for(lambda: rollout(stack)["champion"] == first, "the first version to serve", LIMIT)
+    wait_for(lambda: serving(stack).version == first, "the first version to serve", LIMIT)
     return stack
 
 
@@ -31,9 +31,9 @@ def test_a_better_model_goes_from_challenger_to_champion_alone_and_no_request_fa
     with streaming(swift), asking(swift.settings.ports.proxy, swift.row(), **CALM) as client:
         version = trained(swift, TREES=600)
         wait_for(lambda: under_way(swift) == (version, "watch"), "the watch", LIMIT)
-        assert [each["role"] for each in rollout(swift)["places"]].count("previous") == 2
+        assert len(serving(swift).of("previous", "1")) == 2
         end = until_ended(swift, version)
-    assert (end["outcome"], rollout(swift)["champion"]) == ("done", version)
+    assert (end.outcome, serving(swift).version) == ("done", version)
     assert client.failed == []
     assert set(client.versions) == {"1", version}
     stages = [each["stage_after"] for each in rollout(swift)["changes"]]
@@ -60,12 +60,12 @@ def test_people_hear_of_it_and_airflow_and_mlflow_show_it(swift):
 
 
 def test_a_worse_model_that_is_healthy_on_errors_and_latency_is_rolled_back_by_its_labels(swift):
-    champion = rollout(swift)["champion"]
+    champion = serving(swift).version
     with streaming(swift), asking(swift.settings.ports.proxy, swift.row(), **CALM) as client:
         version = trained(swift, TREES=150)
         end = until_ended(swift, version)
-    assert (end["outcome"], rollout(swift)["champion"]) == ("rolled back", champion)
-    assert re.search(r"loss .* worse than the champion's, allowed 10 %, on \d+ labelled pairs", end["why"])
+    assert (end.outcome, serving(swift).version) == ("rolled back", champion)
+    assert re.search(r"loss .* worse than the champion's, allowed 10 %, on \d+ labelled pairs", end.why)
     assert client.failed == []
     wait_for(
         lambda: any(notice["title"] == f"swift: version {version} rolled back" for notice in swift.heard),
@@ -74,23 +74,23 @@ def test_a_worse_model_that_is_healthy_on_errors_and_latency_is_rolled_back_by_i
 
 
 def test_a_model_whose_code_fails_is_rolled_back_by_its_errors(swift, tmp_path):
-    champion, mark = rollout(swift)["champion"], tmp_path / "broken"
+    champion, mark = serving(swift).version, tmp_path / "broken"
     with streaming(swift):
         version = trained(swift, TREES=600, SEED=2, BROKEN_WHILE=str(mark))
         wait_for(lambda: under_way(swift) == (version, "canary"), "the canary", LIMIT)
         mark.touch()
         end = until_ended(swift, version)
-    assert (end["outcome"], rollout(swift)["champion"]) == ("rolled back", champion)
-    assert "errors" in end["why"]
+    assert (end.outcome, serving(swift).version) == ("rolled back", champion)
+    assert "errors" in end.why
 
 
 def test_an_equal_model_ends_as_the_plan_says_for_no_difference(swift):
-    champion = rollout(swift)["champion"]
+    champion = serving(swift).version
     with streaming(swift):
         version = trained(swift, TREES=601, NO_DIFFERENCE="rollback")
         end = until_ended(swift, version)
-    assert (end["outcome"], rollout(swift)["champion"]) == ("rolled back", champion)
-    assert f"no difference to version {champion}" in end["why"]
+    assert (end.outcome, serving(swift).version) == ("rolled back", champion)
+    assert f"no difference to version {champion}" in end.why
 
 
 def test_at_a_few_requests_an_hour_it_holds_and_says_for_how_long_about(swift):
@@ -113,7 +113,7 @@ def test_a_person_may_hold_resume_and_abort_it_and_orders_that_do_not_fit_are_fi
     assert "aborted: enough" in swift.run("rollout", "abort", "swift", "--why", "enough")
     assert under_way(swift) is None
     assert "no rollout is under way" in swift.run("rollout", "rollback", "swift", code=1)
-    assert ended(swift, version)["outcome"] == "rolled back"
+    assert ended(swift, version).outcome == "rolled back"
 
 
 def alias(swift, name):
@@ -130,7 +130,7 @@ def set_alias(swift, name, version):
 
 
 def test_aliases_moved_by_hand_begin_end_and_promote_rollouts_and_what_is_not_checked_is_moved_back(swift):
-    champion = rollout(swift)["champion"]
+    champion = serving(swift).version
     set_alias(swift, "challenger", "1")
     wait_for(lambda: under_way(swift) == ("1", "shadow"), "the rollout of version 1", LIMIT)
     set_alias(swift, "challenger", None)
@@ -145,7 +145,7 @@ def test_aliases_moved_by_hand_begin_end_and_promote_rollouts_and_what_is_not_ch
     set_alias(swift, "champion", champion)
     wait_for(lambda: under_way(swift) is None, "the way back", LIMIT)
     wait_for(lambda: (alias(swift, "champion"), alias(swift, "challenger")) == (champion, None), "the aliases", 60)
-    assert rollout(swift)["champion"] == champion
+    assert serving(swift).version == champion
 
 
 def _unchecked(swift):
@@ -163,9 +163,9 @@ APPROVED = Code("(Stage(weight=10, **QUICK), Stage(weight=50, approval=True, **Q
 def test_an_approval_in_airflow_lets_it_go_on(swift):
     with streaming(swift):
         version = trained(swift, TREES=610, STAGES=APPROVED)
-        wait_for(lambda: (rollout(swift)["rollout"] or {}).get("asks"), "the rollout to ask", LIMIT)
-        rest, began = of_home(swift.settings), rollout(swift)["rollout"]["began"].replace("Z", "+00:00")
-        run = f"rollout__{began}"
+        wait_for(lambda: serving(swift).rollout and serving(swift).rollout.asks, "the rollout to ask", LIMIT)
+        rest, began = of_home(swift.settings), serving(swift).rollout.began
+        run = f"rollout__{began.isoformat()}"
         wait_for(lambda: _approved(rest, run), "the question in Airflow, and its answer", LIMIT)
         wait_for(lambda: under_way(swift) != (version, "canary") or _step(swift) == 1, "the next stage", LIMIT)
     assert any("in Airflow" in each["who"] for each in rollout(swift)["changes"])
@@ -183,4 +183,4 @@ def _approved(rest, run):
 
 
 def _step(swift):
-    return rollout(swift)["rollout"]["step"]
+    return serving(swift).rollout.step
