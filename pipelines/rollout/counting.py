@@ -184,8 +184,9 @@ def _moments(sums: tuple[int, float, float]) -> Moments:
 
 
 def in_next_stage(counted: Counted) -> Counted:
-    """What is counted by stage begins anew."""
-    return counted.model_copy(update={"rates": {}, "raw": {}, "latencies": {}})
+    """What is counted by stage begins anew; so do losses that are not paired, whose arms met in that stage alone."""
+    losses = {} if counted.paired is None else counted.losses
+    return counted.model_copy(update={"rates": {}, "raw": {}, "latencies": {}, "losses": losses})
 
 
 def evidence_of(rollout: Rollout, counted: Counted, now: datetime) -> Evidence:

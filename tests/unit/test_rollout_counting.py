@@ -104,6 +104,15 @@ def test_a_new_stage_begins_its_own_counts_and_keeps_those_of_the_rollout():
     assert Counted.model_validate_json(after.model_dump_json()) == after
 
 
+def test_losses_that_are_not_paired_are_of_one_stage_and_pairs_of_the_whole_rollout():
+    rollout = Rollout(version="2", against="1", plan=RolloutPlan(), began=T0, since=T0)
+    alone = counting.with_split(Counted(), rollout, {"1": (5, 2.0, 1.0), "2": (4, 3.0, 3.0)})
+    assert alone.losses["challenger"].n == 4
+    assert counting.in_next_stage(alone).losses == {}
+    paired = counting.with_paired(Counted(), Losses(3, 1.0, 1.0, 1.0, 1.0, 1.0), 0.1)
+    assert counting.in_next_stage(paired).losses == paired.losses
+
+
 def test_evidence_says_how_long_stage_and_rollout_have_lasted():
     rollout = Rollout(version="2", against="1", plan=RolloutPlan(), began=T0, since=T0 + timedelta(minutes=1))
     evidence = counting.evidence_of(rollout, Counted(), T0 + timedelta(minutes=3))
