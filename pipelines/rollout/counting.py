@@ -184,7 +184,7 @@ def _moments(sums: tuple[int, float, float]) -> Moments:
 
 
 def in_next_stage(counted: Counted) -> Counted:
-    """What is counted by stage begins anew; so do losses that are not paired, whose arms met in that stage alone."""
+    """What is counted by stage begins anew; so do losses that are not paired: their arms met in that stage."""
     losses = {} if counted.paired is None else counted.losses
     return counted.model_copy(update={"rates": {}, "raw": {}, "latencies": {}, "losses": losses})
 
