@@ -43,18 +43,14 @@ class Counted(Frozen):
     """By the proxy's line: requests and errors, as its counters had them last; they begin anew with the proxy."""
     rates: dict[Arm, Rates] = field_of(default_factory=dict)
     latencies: dict[Arm, Latencies] = field_of(default_factory=dict)
-    disagreement: dict[str, Moments] = field_of(default_factory=dict)
-    shift: dict[str, Moments] = field_of(default_factory=dict)
     slices: dict[str, dict[str, Apart]] = field_of(default_factory=dict)
-    """By slice and output: shown, not judged."""
+    """By slice and output; all of them together are judged, the others shown."""
     paired: Moments | None = None
     plain: Moments | None = None
     losses: dict[Arm, Moments] = field_of(default_factory=dict)
     calibration: dict[str, Moments] = field_of(default_factory=dict)
 
 
-JUDGED = ("shift", "disagreement")
-"""Of all slices together."""
 ARM_OF_ROLE: dict[str, Arm] = {"stable": "champion", "canary": "challenger"}
 
 
@@ -115,9 +111,7 @@ def with_answers(counted: Counted, use_case: UseCase, told: Iterable[Answers]) -
         ):
             apart = found.setdefault(name, {})
             apart[output] = _apart(apart.get(output, Apart()), challenger, champion)
-    whole = found.get(slices.ALL, {})
-    judged = {kind: {output: getattr(each, kind) for output, each in whole.items()} for kind in JUDGED}
-    return counted.model_copy(update={"slices": found, **judged})
+    return counted.model_copy(update={"slices": found})
 
 
 def _both(every: Iterable[Answers]) -> Iterator[tuple[str, tuple[Values, Values]]]:
@@ -192,8 +186,11 @@ def in_next_stage(counted: Counted) -> Counted:
 def evidence_of(rollout: Rollout, counted: Counted, now: datetime) -> Evidence:
     """All that was counted, as the judge takes it."""
     sums = counted.model_dump(include=set(Evidence.model_fields) & set(Counted.model_fields))
+    whole = counted.slices.get(slices.ALL, {})
     return Evidence(
         seconds=(now - rollout.since).total_seconds(),
         whole_seconds=(now - rollout.began).total_seconds(),
+        disagreement={output: each.disagreement for output, each in whole.items()},
+        shift={output: each.shift for output, each in whole.items()},
         **sums,
     )

@@ -20,12 +20,10 @@ Number = Values | float
 
 RATIO = 1.01
 """Of a latency bin's upper edge to its lower one."""
-JEFFREYS = (0.5, 0.5)
 STRENGTH: dict[Arm, float] = {"challenger": 100.0, "champion": 300.0}
 """Requests that the prior around a rate is worth: the sequence is sharpest at some times as many."""
 UNMOVED = 0.1
 """Of that prior: the part that bets on nothing. The evidence never falls below it, however the data lie."""
-STEPS_OF_NEWTON = 52
 RAREST = 1e-9
 SMALLEST = float(np.finfo(np.float64).tiny)
 """Below it a number has lost digits; as nothing it speaks for nothing."""
@@ -78,49 +76,10 @@ def counts(rates: Rates, arm: Arm, grow: Number = 1.0) -> Counts:
 # --- one rate ---------------------------------------------------------------------------------------------
 
 
-def mixture(successes: Number, n: Number, prior: tuple[float, float] = JEFFREYS) -> Values:
-    """Log likelihood of these successes where the rate is drawn from Beta(prior); (...,)."""
-    a, b = prior
-    s = _array(successes)
-    return _array(betaln(a + s, b + _array(n) - s) - betaln(a, b))
-
-
 def likelihood(successes: Number, n: Number, rate: Number) -> Values:
     """Log likelihood of these successes at that rate; -inf where it cannot be; (...,)."""
     s = _array(successes)
     return _array(xlogy(s, rate) + xlog1py(_array(n) - s, -_array(rate)))
-
-
-def bernoulli(successes: Number, n: Number, alpha: float, prior: tuple[float, float] = JEFFREYS) -> Interval:
-    """Lower and upper end of the rate p of independent successes, (...,); both miss it with at most alpha.
-
-    The beta-binomial mixture (Robbins 1970, Ann. Math. Stat. 41, 1397-1409; Howard, Ramdas, McAuliffe and Sekhon
-    2021, Ann. Stat. 49, 1055-1080): all p with B(a + s, b + n - s) / B(a, b) / (p^s (1 - p)^(n - s)) < 1 / alpha.
-    In t = log(p / (1 - p)) that is convex, above its lines -s t and (n - s) t: Newton's method from where
-    these cross comes to the ends from outside, so that what it leaves open is too wide, not too narrow.
-    """
-    s = _array(successes)
-    f = _array(n) - s
-    room = mixture(s, s + f, prior) + math.log(alpha)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        lower = np.where(s > 0, _rate(_newton(s, s + f, room, np.minimum(room / s, 0.0 * s + 700))), 0.0)
-        upper = np.where(f > 0, 1 - _rate(_newton(f, s + f, room, np.minimum(room / f, 0.0 * f + 700))), 1.0)
-    return lower, upper
-
-
-def _newton(s: Values, n: Values, room: Values, start: Values) -> Values:
-    """The smaller root of room - s t + n log(1 + e^t) = 0, from below."""
-    t = start
-    for _ in range(STEPS_OF_NEWTON):
-        step = (room - s * t + n * np.logaddexp(0.0, t)) / (s - n * _rate(t))
-        if not np.any(step > 1e-12 * np.abs(t)):
-            break
-        t = t + np.where(step > 0, step, 0.0)
-    return t
-
-
-def _rate(t: Values) -> Values:
-    return _array(1 / (1 + np.exp(-t)))
 
 
 # --- two rates --------------------------------------------------------------------------------------------
@@ -245,23 +204,6 @@ def edge(place: NDArray[np.int64]) -> Values:
     return _array(RATIO ** _array(place))
 
 
-def quantile(latencies: Latencies, p: float, alpha: float) -> Interval:
-    """Ends of the p-quantile in milliseconds: edges of bins, so that bins never make it too narrow; () each.
-
-    Howard and Ramdas 2022, "Sequential estimation of quantiles with applications to A/B testing and best-arm
-    identification", Bernoulli 28, 1704-1728, here with the beta-binomial boundary: whatever the quantile is, what
-    lies below that one place comes at the rate p, so one sequence at p speaks about every place. (A bound for all
-    quantiles at once would have to be wider.)
-    """
-    seen, against = Seen.of(latencies), math.log(2 / alpha)
-    places = np.arange(seen.first - 1, seen.first + seen.until.size + 1)
-    too_low = below(seen.below(places + 1), seen.n, p, seen.strength) >= against
-    too_high = above(seen.below(places), seen.n, p, seen.strength) >= against
-    lower = edge(places[np.argmin(too_low)]) if too_low.any() else _array(0.0)
-    upper = edge(places[np.argmax(too_high)]) if too_high.any() else _array(np.inf)
-    return lower, upper
-
-
 class Seen(NamedTuple):
     """A histogram, summed up."""
 
@@ -339,7 +281,10 @@ class Steps(NamedTuple):
 def quantile_ratio(challenger: Seen, champion: Seen, p: float, levels: Levels) -> Interval:
     """Ends of challenger's p-quantile / champion's, (...,), as powers of RATIO; 0 and infinity where unknown.
 
-    Independent latencies; requests may be split between both in any way. Sources: `quantile` and `difference`.
+    Independent latencies; requests may be split between both in any way. Howard and Ramdas 2022, "Sequential
+    estimation of quantiles with applications to A/B testing and best-arm identification", Bernoulli 28, 1704-1728,
+    here with the beta-binomial boundary: whatever a quantile is, what lies below that one place comes at the rate
+    p, so one sequence at p speaks about every place. Two arms are put together as in `difference`.
     """
     up, down = Steps.of(challenger, champion, p), Steps.of(champion, challenger, p)
     slower, faster = up.most(-math.log(levels.lower)), down.most(-math.log(levels.upper))

@@ -21,6 +21,7 @@ from pipelines.spec import RolloutPlan, Shadow, Stage, UseCase
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 CASE = catalog.load("calories")
+ROLLOUT = Rollout(version="2", against="1", plan=RolloutPlan(), began=T0, since=T0)
 LINES = {"a": "stable", "b": "stable", "c": "canary", "d": "leaving"}
 SERVING = Serving(
     use_case="calories",
@@ -74,9 +75,10 @@ def test_answers_to_one_request_are_compared_by_output_and_what_only_one_has_is_
         Answers({"x": 7.0}, {"x": 4.0}, {"Gender": "female", "Age": 50.0}),
     ]
     counted = counting.with_answers(Counted(), CASE, told)
-    assert set(counted.shift) == {"x"}
-    assert (counted.shift["x"].n, counted.shift["x"].total) == (2, 1.0)
-    assert (counted.disagreement["x"].total, counted.disagreement["x"].squares) == (5.0, 13.0)
+    evidence = counting.evidence_of(ROLLOUT, counted, T0)
+    assert set(evidence.shift) == {"x"}
+    assert (evidence.shift["x"].n, evidence.shift["x"].total) == (2, 1.0)
+    assert (evidence.disagreement["x"].total, evidence.disagreement["x"].squares) == (5.0, 13.0)
     men = counted.slices["Gender=male"]["x"]
     assert (men.shift.n, men.shift.total, men.champion.total, men.challenger.total) == (1, -2.0, 5.0, 3.0)
     again = counting.with_answers(counted, CASE, told[:1])
@@ -100,13 +102,13 @@ def test_a_new_stage_begins_its_own_counts_and_keeps_those_of_the_rollout():
     )
     after = counting.in_next_stage(counted)
     assert (after.rates, after.raw, after.latencies) == ({}, {}, {})
-    assert (after.seen, after.shift) == (7, counted.shift)
+    assert (after.seen, after.slices) == (7, counted.slices)
+    assert after.slices["all"]["x"].shift.n == 1
     assert Counted.model_validate_json(after.model_dump_json()) == after
 
 
 def test_losses_that_are_not_paired_are_of_one_stage_and_pairs_of_the_whole_rollout():
-    rollout = Rollout(version="2", against="1", plan=RolloutPlan(), began=T0, since=T0)
-    alone = counting.with_split(Counted(), rollout, {"1": (5, 2.0, 1.0), "2": (4, 3.0, 3.0)})
+    alone = counting.with_split(Counted(), ROLLOUT, {"1": (5, 2.0, 1.0), "2": (4, 3.0, 3.0)})
     assert alone.losses["challenger"].n == 4
     assert counting.in_next_stage(alone).losses == {}
     paired = counting.with_paired(Counted(), Losses(3, 1.0, 1.0, 1.0, 1.0, 1.0), 0.1)

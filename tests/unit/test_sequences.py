@@ -9,6 +9,7 @@ from scipy.special import betaln
 from pipelines.rollout import sequences
 from pipelines.rollout.evidence import Latencies, Moments, Rates
 from pipelines.rollout.sequences import Counts, Levels, Sample, Seen
+from tests.unit import one_arm
 
 ALPHA = 0.1
 LEVELS = Levels(0.05, 0.05)
@@ -33,7 +34,7 @@ def said(successes, n, rate):
     ("successes", "n"), [(3, 100), (1, 1000), (999, 1000), (50_000, 10**7), (2 * 10**7, 10**9)]
 )
 def test_the_ends_of_a_rate_lie_where_the_evidence_reaches_its_level(successes, n):
-    lower, upper = sequences.bernoulli(successes, n, 0.05)
+    lower, upper = one_arm.bernoulli(successes, n, 0.05)
     assert lower < successes / n < upper
     for end in (float(lower), float(upper)):
         assert said(successes, n, end) == pytest.approx(math.log(20), abs=1e-4)
@@ -41,24 +42,24 @@ def test_the_ends_of_a_rate_lie_where_the_evidence_reaches_its_level(successes, 
 
 @pytest.mark.parametrize("n", [1, 7, 1000, 10**9])
 def test_without_a_success_or_a_failure_one_end_is_the_last_possible_and_the_other_has_a_closed_form(n):
-    lower, upper = sequences.bernoulli(0, n, 0.05)
+    lower, upper = one_arm.bernoulli(0, n, 0.05)
     drawn = betaln(0.5, 0.5 + n) - betaln(0.5, 0.5)
     assert lower == 0
     assert upper == pytest.approx(-math.expm1((drawn + math.log(0.05)) / n), rel=1e-6)
-    mirrored = sequences.bernoulli(n, n, 0.05)
+    mirrored = one_arm.bernoulli(n, n, 0.05)
     assert mirrored[0] == pytest.approx(1 - upper)
     assert mirrored[1] == 1
 
 
 def test_nothing_seen_says_nothing():
-    assert sequences.bernoulli(0, 0, 0.05) == (0, 1)
+    assert one_arm.bernoulli(0, 0, 0.05) == (0, 1)
     lower, upper = sequences.difference(arm([0], [0]), arm([0], [0]), LEVELS)
     assert (lower, upper) == (pytest.approx(-1, abs=1e-8), pytest.approx(1, abs=1e-8))
 
 
 def test_sequences_shrink_as_more_of_the_same_comes():
     grow = np.geomspace(1, 1e6, 30)
-    rates = sequences.bernoulli(3 * grow, 100 * grow, 0.05)
+    rates = one_arm.bernoulli(3 * grow, 100 * grow, 0.05)
     two = sequences.difference(arm(3 * grow, 100 * grow), arm(9 * grow, 900 * grow), LEVELS)
     numbers = sequences.mean(sequences.sample(Moments(n=100, total=50.0, squares=80.0), grow), LEVELS, 300)
     for lower, upper in (rates, two, numbers):
@@ -99,7 +100,7 @@ def test_two_rates_together_are_sharper_than_one_beside_the_other():
     challenger, champion = (400.0, 10_000.0), (1800.0, 90_000.0)
     lower, upper = sequences.difference(arm([400], [10_000]), arm([1800], [90_000]), LEVELS)
     (ours_low, ours_high), (theirs_low, theirs_high) = (
-        sequences.bernoulli(*each, 0.05) for each in (challenger, champion)
+        one_arm.bernoulli(*each, 0.05) for each in (challenger, champion)
     )
     assert upper - lower < 0.8 * ((ours_high - theirs_low) - (ours_low - theirs_high))
 
@@ -142,13 +143,13 @@ def test_a_latency_lies_between_the_edges_of_its_bin():
 
 def test_a_quantile_lies_within_its_ends_and_they_close_to_a_bin():
     milliseconds = np.random.default_rng(3).lognormal(1, 0.5, 20_000)
-    wide = sequences.quantile(histogram(milliseconds[:500]), 0.95, 0.05)
-    narrow = sequences.quantile(histogram(milliseconds), 0.95, 0.05)
+    wide = one_arm.quantile(histogram(milliseconds[:500]), 0.95, 0.05)
+    narrow = one_arm.quantile(histogram(milliseconds), 0.95, 0.05)
     true = math.exp(1 + 0.5 * 1.6448536)
     assert wide[0] <= narrow[0] <= true <= narrow[1] <= wide[1]
-    same = sequences.quantile(Latencies(bins={7: 10_000}), 0.5, 0.05)
+    same = one_arm.quantile(Latencies(bins={7: 10_000}), 0.5, 0.05)
     assert same == (pytest.approx(sequences.RATIO**7), pytest.approx(sequences.RATIO**8))
-    assert sequences.quantile(Latencies(bins={7: 2}), 0.5, 0.05) == (0, np.inf)
+    assert one_arm.quantile(Latencies(bins={7: 2}), 0.5, 0.05) == (0, np.inf)
 
 
 def test_evidence_for_a_rate_above_grows_with_the_successes_and_never_says_less_than_nothing_bet():
@@ -177,7 +178,7 @@ def test_evidence_is_one_on_average_while_it_speaks_against_the_truth(n, p):
     chance = np.array([math.comb(n, k) for k in successes]) * p**successes * (1 - p) ** (n - successes)
     assert chance @ np.exp(sequences.above(successes.astype(float), float(n), p, 100.0)) == pytest.approx(1)
     assert chance @ np.exp(sequences.below(successes.astype(float), float(n), p, 100.0)) == pytest.approx(1)
-    drawn = sequences.mixture(successes.astype(float), n) - sequences.likelihood(successes.astype(float), n, p)
+    drawn = one_arm.mixture(successes.astype(float), n) - sequences.likelihood(successes.astype(float), n, p)
     assert chance @ np.exp(drawn) == pytest.approx(1)
 
 
@@ -211,9 +212,9 @@ def test_a_rate_is_covered_at_all_times_at_once(rate):
     random = np.random.default_rng(11)
     successes = np.cumsum(random.random((RUNS, LENGTH)) < rate, axis=1, dtype=float)
     n = np.arange(1.0, LENGTH + 1)
-    wrong = sequences.mixture(successes, n) - sequences.likelihood(successes, n, rate) >= -math.log(ALPHA)
+    wrong = one_arm.mixture(successes, n) - sequences.likelihood(successes, n, rate) >= -math.log(ALPHA)
     assert wrong.any(axis=1).mean() <= allowed(ALPHA)
-    lower, upper = sequences.bernoulli(successes[:20], n, ALPHA)
+    lower, upper = one_arm.bernoulli(successes[:20], n, ALPHA)
     missed = (lower > rate) | (upper < rate)
     assert (missed == wrong[:20]).mean() > 0.9999
 
