@@ -187,10 +187,11 @@ def stack_of_its_own() -> Generator[Stack]:
 
 
 def _cases(folder: Path) -> Path:
-    """The use case whose rollouts take seconds; its suites are those of calories."""
+    """The use cases whose rollouts take seconds, each with the suites of the one that it is made of."""
     folder.mkdir()
-    shutil.copyfile(Path(__file__).parents[1] / "cases" / "swift.py", folder / "swift.py")
-    shutil.copytree(Path(__file__).parents[2] / "expectations" / "calories", folder / "expectations" / "swift")
+    for name, made_of in (("swift", "calories"), ("derby", "bets")):
+        shutil.copyfile(Path(__file__).parents[1] / "cases" / f"{name}.py", folder / f"{name}.py")
+        shutil.copytree(Path(__file__).parents[2] / "expectations" / made_of, folder / "expectations" / name)
     return folder
 
 
