@@ -28,7 +28,7 @@ down: $(STAMP)
 	@exec $(VENV)/bin/touchline down
 
 test: $(STAMP)
-	@exec $(VENV)/bin/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	@exec $(VENV)/bin/python -m tests
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -19,15 +19,6 @@ from pipelines.machine import secrets
 from pipelines.settings import Home
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a whole running stack go to one worker, first and in their order; the others file by file."""
-    running = Path(__file__).parent / "e2e"
-    items.sort(key=lambda item: running not in item.path.parents)
-    for item in items:
-        group = running.name if running in item.path.parents else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as asked:
