@@ -4,7 +4,9 @@ import hashlib
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
+from types import MappingProxyType
 from typing import LiteralString
 
 import psycopg
@@ -22,12 +24,47 @@ POLL_SECONDS = 0.2
 _AMEND = "update candidates set evidence = evidence || %s where training_key = %s returning evidence"
 
 
+_KEPT: ContextVar[Mapping[str, psycopg.Connection]] = ContextVar("_KEPT", default=MappingProxyType({}))
+"""By address: the connection that this thread keeps."""
+
+
 @contextmanager
 def connected(url: str) -> Generator[psycopg.Connection]:
-    """One transaction; ServiceAway when the database is."""
-    try:
-        with psycopg.connect(url, connect_timeout=CONNECT_SECONDS) as connection:
+    """One transaction, on the connection that is kept where one is; ServiceAway when the database is."""
+    held = _KEPT.get().get(url)
+    if held is None:
+        with _opened(url) as connection, connection.transaction():
             yield connection
+        return
+    with _told_as_away(), held.transaction():
+        yield held
+
+
+@contextmanager
+def kept(url: str) -> Generator[psycopg.Connection]:
+    """One connection for every transaction of this thread inside: for a process that asks round after round.
+
+    Opening one costs either side more than most questions do.
+    """
+    with _opened(url) as connection:
+        before = _KEPT.set({**_KEPT.get(), url: connection})
+        try:
+            yield connection
+        finally:
+            _KEPT.reset(before)
+
+
+@contextmanager
+def _opened(url: str) -> Generator[psycopg.Connection]:
+    """A connection of its own, outside of any transaction."""
+    with _told_as_away(), psycopg.connect(url, connect_timeout=CONNECT_SECONDS, autocommit=True) as connection:
+        yield connection
+
+
+@contextmanager
+def _told_as_away() -> Generator[None]:
+    try:
+        yield
     except psycopg.OperationalError as away:
         raise ServiceAway(f"PostgreSQL does not answer: {str(away).strip()[:200]}") from away
 
@@ -216,8 +253,7 @@ class PostgresLocks:
     def hold(self, name: str) -> Generator[None]:
         """Wait for the lock; Busy when another run holds it for too long."""
         number = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True)
-        with connected(self._url) as connection:
-            connection.autocommit = True
+        with _opened(self._url) as connection:
             deadline = time.monotonic() + self._wait
             while not _try(connection, number):
                 if time.monotonic() > deadline:

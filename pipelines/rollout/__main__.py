@@ -5,6 +5,7 @@ import time
 from datetime import UTC, datetime
 
 from pipelines import wiring
+from pipelines.adapters.postgres_book import kept
 from pipelines.errors import TouchlineError
 from pipelines.rollout.reconciler import Reconciler
 
@@ -18,7 +19,7 @@ def main() -> None:
     reconciler, leader = wiring.reconciler(settings), wiring.locks(settings)
     while True:
         try:
-            with leader.hold("reconciler"):
+            with leader.hold("reconciler"), kept(settings.database):
                 log.info("this process reconciles %s", settings.home)
                 run(reconciler)
         except TouchlineError as away:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from pipelines import catalog, wiring
-from pipelines.adapters.postgres_book import PostgresBook, connected
+from pipelines.adapters.postgres_book import PostgresBook, kept
 from pipelines.adapters.postgres_rollouts import PostgresRollouts
 from pipelines.errors import ServiceAway, TouchlineError
 from pipelines.predictions import arms, replay
@@ -162,8 +162,7 @@ def main() -> None:
 
 def _work(settings: Settings, draw: Callable[[], None]) -> None:
     rollouts = PostgresRollouts(settings.database)
-    with connected(settings.database) as connection:
-        connection.autocommit = True
+    with kept(settings.database) as connection:
         book, proxy = PostgresBook(settings.database), wiring.proxy(settings)
         judging = Judging(settings, book, rollouts, proxy, connection)
         while True:

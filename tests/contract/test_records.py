@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from pipelines import migrations
-from pipelines.adapters.postgres_book import PostgresBook, PostgresLocks
+from pipelines.adapters.postgres_book import PostgresBook, PostgresLocks, connected, kept
 from pipelines.errors import Busy, ServiceAway
 from pipelines.fakes import MemoryEvidence, MemoryLocks
 from pipelines.records import CheckVerdict, CleanSnapshot, GateVerdict
@@ -116,3 +116,43 @@ def test_a_state_is_recorded_with_its_event_and_an_older_generation_is_refused(u
 def test_a_database_that_is_away_is_a_passing_error():
     with pytest.raises(ServiceAway, match="PostgreSQL does not answer"):
         PostgresBook("postgresql://touchline:x@127.0.0.1:1/touchline").by_key("k")
+
+
+# --- one connection for many transactions -------------------------------------------------------------------
+
+
+def backend(url):
+    with connected(url) as connection:
+        return connection.info.backend_pid
+
+
+def test_inside_kept_every_transaction_of_the_thread_is_on_one_connection_and_outside_each_has_its_own(url):
+    elsewhere = []
+    with kept(url):
+        inside = {backend(url) for _ in range(3)}
+        other = threading.Thread(target=lambda: elsewhere.append(backend(url)))
+        other.start()
+        other.join()
+    assert len(inside) == 1
+    assert len(inside | set(elsewhere) | {backend(url)}) == 3
+
+
+def test_what_fails_inside_kept_is_undone_alone_and_the_connection_goes_on(url):
+    book = PostgresBook(url)
+    with kept(url):
+        book.record(Serving(use_case="kept", generation=2))
+        with pytest.raises(Busy):
+            book.record(
+                Serving(use_case="kept", generation=1), (Event(at=T0, use_case="kept", kind="k", message="m"),)
+            )
+        assert book.events("kept") == []
+        assert book.serving("kept").generation == 2
+
+
+def test_a_kept_connection_that_is_lost_is_told_as_away_and_the_next_one_works(url, postgres):
+    with pytest.raises(ServiceAway), kept(url):
+        with psycopg.connect(postgres.url("postgres"), autocommit=True) as server:
+            server.execute("select pg_terminate_backend(%s)", (backend(url),))
+        PostgresBook(url).all_serving()
+    with kept(url):
+        assert PostgresBook(url).serving("nobody") == Serving(use_case="nobody")
