@@ -389,8 +389,9 @@ def _over_all(
     samples = [f"{each.sample.n} {each.sample.counted}" for each in clocks.values() if each.least > 0]
     if not samples:
         return "PROMOTE", "nothing is waited for, and nothing is surely worse than allowed"
-    names = ", ".join(found.metric for found in waited) or "nothing"
-    return "PROMOTE", f"{names} surely not worse than allowed, on {' and '.join(samples)}"
+    names = ", ".join(found.metric for found in waited)
+    said = f"{names} surely not worse than allowed" if names else "nothing is judged here"
+    return "PROMOTE", f"{said}, on {' and '.join(samples)}"
 
 
 def _wait(found: Finding) -> Wait:

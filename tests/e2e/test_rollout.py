@@ -218,7 +218,7 @@ def _step(swift):
 
 @pytest.fixture(scope="module")
 def derby(stack):
-    """Real matches, where there are; its first version mixes up the two teams, and serves at once."""
+    """Real matches, where there are; its first version is blind, and serves at once."""
     write(stack, "derby")
     matches(stack)
     stack.run("ingest", "derby")
@@ -237,11 +237,11 @@ def matches(stack):
         football(4000).with_columns(dates).write_csv(stack.data / "derby_simulated.csv")
 
 
-def test_of_bets_a_better_model_goes_to_champion_alone_and_one_that_mixes_up_the_teams_is_rolled_back(derby):
+def test_of_bets_a_better_model_goes_to_champion_alone_and_one_that_is_blind_is_rolled_back(derby):
     with streaming(derby, "derby"):
-        better = trained(derby, "derby", MIXED_UP=False)
+        better = trained(derby, "derby", BLIND=False)
         assert until_ended(derby, better, "derby").outcome == "done"
-        worse = trained(derby, "derby", MIXED_UP=True)
+        worse = trained(derby, "derby", SEED=1)
         end = until_ended(derby, worse, "derby")
     assert (end.outcome, serving(derby, "derby").version) == ("rolled back", better)
     assert re.search(r"(loss|calibration \w+) .*, on \d+ label", end.why), end.why

@@ -75,6 +75,12 @@ def test_an_equal_model_is_promoted_when_all_samples_are_there():
     assert (verdict.better, verdict.same) == (False, True)
 
 
+def test_a_shadow_of_which_nothing_is_bounded_waits_for_its_pairs_and_says_so():
+    pairs = {"disagreement": {"y": moments(60, 0.1, 0.1)}}
+    verdict = judge(RolloutPlan(), Evidence(whole_seconds=60, **pairs), "shadow", Least(fast=50, slow=0))
+    assert (verdict.verdict, verdict.why) == ("PROMOTE", "nothing is judged here, on 60 pairs")
+
+
 @pytest.mark.parametrize(
     ("given_evidence", "metric"),
     [
