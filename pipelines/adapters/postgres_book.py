@@ -33,7 +33,7 @@ def connected(url: str) -> Generator[psycopg.Connection]:
     """One transaction, on the connection that is kept where one is; ServiceAway when the database is."""
     held = _KEPT.get().get(url)
     if held is None:
-        with _opened(url) as connection, connection.transaction():
+        with _opened(url, autocommit=False) as connection:
             yield connection
         return
     with _told_as_away(), held.transaction():
@@ -46,7 +46,7 @@ def kept(url: str) -> Generator[psycopg.Connection]:
 
     Opening one costs either side more than most questions do.
     """
-    with _opened(url) as connection:
+    with _opened(url, autocommit=True) as connection:
         before = _KEPT.set({**_KEPT.get(), url: connection})
         try:
             yield connection
@@ -55,9 +55,12 @@ def kept(url: str) -> Generator[psycopg.Connection]:
 
 
 @contextmanager
-def _opened(url: str) -> Generator[psycopg.Connection]:
-    """A connection of its own, outside of any transaction."""
-    with _told_as_away(), psycopg.connect(url, connect_timeout=CONNECT_SECONDS, autocommit=True) as connection:
+def _opened(url: str, *, autocommit: bool) -> Generator[psycopg.Connection]:
+    """A connection of its own; without `autocommit` all that is done with it is one transaction."""
+    with (
+        _told_as_away(),
+        psycopg.connect(url, connect_timeout=CONNECT_SECONDS, autocommit=autocommit) as connection,
+    ):
         yield connection
 
 
@@ -253,7 +256,7 @@ class PostgresLocks:
     def hold(self, name: str) -> Generator[None]:
         """Wait for the lock; Busy when another run holds it for too long."""
         number = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True)
-        with _opened(self._url) as connection:
+        with _opened(self._url, autocommit=True) as connection:
             deadline = time.monotonic() + self._wait
             while not _try(connection, number):
                 if time.monotonic() > deadline:

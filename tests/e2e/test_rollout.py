@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 
 from pipelines import wiring
 from pipelines.adapters.airflow_rest import of_home
+from pipelines.adapters.postgres_book import kept
 from pipelines.errors import Final
 from tests.builders import football
 from tests.conftest import wait_for
@@ -21,6 +22,13 @@ from tests.e2e.clients import asking
 from tests.e2e.swift import LIMIT, Code, ended, rollout, serving, streaming, trained, under_way, until_ended, write
 
 CALM = {"threads": 1, "pause": 0.02, "use_case": "swift"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_connection(stack):
+    """What is recorded is asked ten times a second: opening a connection each time would burn what is measured."""
+    with kept(stack.settings.database):
+        yield
 
 
 @pytest.fixture(scope="module")
