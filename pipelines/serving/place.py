@@ -48,12 +48,14 @@ def command(bento: Path, port: int, place: str, spool: Path, code: Path) -> tupl
 
     `bento` is the bento's folder in the store, `spool` the place's own folder, `code` what `unpack` gave.
     """
-    metrics = spool / "metrics"
-    metrics.mkdir(parents=True, exist_ok=True)
+    metrics, temporary = spool / "metrics", spool / "tmp"
+    for folder in (metrics, temporary):
+        folder.mkdir(parents=True, exist_ok=True)
     words = [sys.executable, "-P", "-m", "pipelines.serving.run", str(bento / "src"), str(port)]
     own = {
         "BENTOML_HOME": str(spool / "bentoml"),
         "PROMETHEUS_MULTIPROC_DIR": str(metrics),
+        "TMPDIR": str(temporary),  # a place that is killed leaves what it had there
         NAME: place,
         SPOOL: str(spool),
     }

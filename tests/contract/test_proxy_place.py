@@ -59,6 +59,18 @@ def test_a_place_runs_the_bentos_code_and_none_of_the_working_tree(built, tmp_pa
     assert "not from the bento's own code" in told.stderr
 
 
+def test_what_a_killed_place_leaves_lies_in_its_own_folder(built, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setenv("TMPDIR", str(elsewhere))
+    with starting(built.path, tmp_path) as start:
+        process = start("a").process
+        process.kill()
+        process.wait(30)
+    assert list(tmp_path.rglob("bentoml-client-*"))
+    assert not list(elsewhere.iterdir())
+
+
 def test_a_use_case_from_a_folder_travels_inside_its_bento(release, tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
