@@ -10,7 +10,7 @@ from typing import Any
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import dag, task
 
-from dags.waits import StageWait
+from dags.waits import BEGAN, StageWait
 from pipelines import catalog, settings
 from pipelines.rollout import stages
 from pipelines.spec import RolloutPlan, UseCase
@@ -30,20 +30,23 @@ def wanting(plan: RolloutPlan) -> set[str]:
     return each | ({"full"} if plan.full_approval else set())
 
 
-def order(use_case: str, stage: str, answer: dict[str, Any]) -> str:
-    """Hand a person's answer to the reconciler, as an order."""
+def order(use_case: str, began: str, stage: str, answer: dict[str, Any]) -> str:
+    """Hand a person's answer to the reconciler, as an order about that stage of that rollout."""
     from pipelines import wiring
 
+    rollouts = wiring.rollouts(HERE)
     agreed = AGREED in answer["chosen_options"]
     who = (answer.get("responded_by_user") or {}).get("name") or "somebody"
     told = stages.Order(
         at=datetime.now(UTC),
         use_case=use_case,
         kind="approve" if agreed else "abort",
+        version=rollouts.changes(use_case, datetime.fromisoformat(began))[0].version,
+        stage=stage,
         who=f"{who} in Airflow",
         why=f"{stage} was {'approved' if agreed else 'rejected'}",
     )
-    wiring.rollouts(HERE).order(told)
+    rollouts.order(told)
     return told.kind
 
 
@@ -64,8 +67,8 @@ def asking(use_case: UseCase, stage: str) -> Any:
     )
 
     @task(task_id=f"order_{name}")  # type: ignore[untyped-decorator]
-    def ordered(answer: Any) -> str:
-        return order(use_case.name, stage, answer)
+    def ordered(answer: Any, dag_run: Any = None) -> str:
+        return order(use_case.name, dag_run.conf[BEGAN], stage, answer)
 
     told = ordered(asked.output)
     wanted >> asked

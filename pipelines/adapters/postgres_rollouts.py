@@ -81,11 +81,11 @@ class PostgresRollouts:
 
     def order(self, order: Order) -> int:
         """Ask the reconciler; the order's number."""
-        values = (order.use_case, order.at, order.kind, order.version, order.who, order.why)
+        values = (order.use_case, order.at, order.kind, order.version, order.stage, order.who, order.why)
         with connected(self._url) as connection:
             row = connection.execute(
-                "insert into rollout_orders (use_case, at, kind, version, who, why)"
-                " values (%s, %s, %s, %s, %s, %s) returning id",
+                "insert into rollout_orders (use_case, at, kind, version, stage, who, why)"
+                " values (%s, %s, %s, %s, %s, %s, %s) returning id",
                 values,
             ).fetchone()
         return int(row[0]) if row else 0

@@ -15,7 +15,7 @@ from pipelines.rollout.serving import (
     told_of,
     turned,
 )
-from pipelines.rollout.stages import Looked, Rollout
+from pipelines.rollout.stages import Looked, Rollout, approval_of
 from pipelines.rollout.swaps import start
 
 
@@ -93,7 +93,7 @@ def _on(serving: Serving, seen: Seen, rollout: Rollout, why: str) -> Change | No
     if _capped(seen, rollout, following):
         return None
     if _needs_approval(following) and not rollout.approved:
-        asks = f"an approval of {following.label}"
+        asks = approval_of(following.label)
         told = told_of(serving, f"waits for {asks} (`touchline rollout approve {serving.use_case}`): {why}")
         return None if rollout.asks else Change(noted(serving, asks=asks), told, kind="held")
     told = told_of(serving, f"{rollout.label} → {following.label}: {why}")

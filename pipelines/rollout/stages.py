@@ -123,6 +123,8 @@ class Order(Frozen):
     kind: Literal["start", "hold", "resume", "promote", "abort", "rollback", "approve"]
     version: str | None = None
     """To start; otherwise the version that was meant: an order for one that has gone since is refused."""
+    stage: str | None = None
+    """The stage that a person was asked about: an answer for which nobody waits any more is refused."""
     who: str
     why: str
     settled: str | None = None
@@ -180,4 +182,9 @@ def over(history: Sequence[Entry], label: str, order: Sequence[str]) -> Entry | 
 
 def asked(history: Sequence[Entry], label: str) -> bool:
     """Whether a person is waited for before that stage."""
-    return bool(history) and history[-1].kind == "held" and f"an approval of {label}" in history[-1].why
+    return bool(history) and history[-1].kind == "held" and approval_of(label) in history[-1].why
+
+
+def approval_of(label: str) -> str:
+    """What is asked of a person before that stage."""
+    return f"an approval of {label}"

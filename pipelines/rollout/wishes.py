@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from pipelines.rollout.changes import back, begin, over, promote
 from pipelines.rollout.serving import BY_HAND, PLATFORM, Change, Seen, Serving, advanced, noted, told_of
-from pipelines.rollout.stages import Order, Rollout
+from pipelines.rollout.stages import Order, Rollout, approval_of
 from pipelines.rollout.swaps import at_rest
 
 
@@ -83,6 +83,8 @@ def ordered(serving: Serving, seen: Seen) -> Change | None:
         change = _refused(
             serving, order, f"it was meant for version {order.version}; {rollout.version} is under way"
         )
+    elif order.stage is not None and rollout.asks != approval_of(order.stage):
+        change = _refused(serving, order, f"nobody waits for {approval_of(order.stage)} any more")
     else:
         change = ORDERS[order.kind](serving, seen, rollout, order)
     return change._replace(order=order, who=order.who)

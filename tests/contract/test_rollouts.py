@@ -232,6 +232,9 @@ def test_orders_wait_in_their_order_are_settled_with_the_change_and_say_what_bec
     assert rollouts.waiting("calories").id == second
     carried_out(url, state, seen(order=rollouts.waiting("calories"), challenger="2"))
     assert "refused: nothing is held" in rollouts.settled(second)
+    answer = Order(at=T0, use_case="calories", kind="approve", version="2", stage="full", who="Jo", why="yes")
+    third = rollouts.order(answer)
+    assert rollouts.waiting("calories") == answer.model_copy(update={"id": third})
     assert rollouts.settled(999) is None
 
 

@@ -103,8 +103,9 @@ class World:
             self.tick(**how)
         raise AssertionError(f"never in {stage}, but {self.serving.rollout}")
 
-    def order_of(self, kind, version=None):
-        self.order = Order(at=self.now, use_case="c", kind=kind, version=version, who="Jo", why="a test")
+    def order_of(self, kind, version=None, stage=None):
+        given = {"version": version, "stage": stage}
+        self.order = Order(at=self.now, use_case="c", kind=kind, who="Jo", why="a test", **given)
         return self
 
 
@@ -384,6 +385,22 @@ def test_orders_that_do_not_fit_are_refused_with_the_reason():
     assert len(refused) == 7
     assert "promote refused: no rollout is under way" in refused[0]
     assert "start refused: version 2 is under way: abort it first" in refused[3]
+
+
+def test_an_answer_about_a_stage_that_nobody_waits_for_any_more_neither_approves_nor_ends_another_one():
+    world = World()
+    world.asked, world.word = "2", "PROMOTE"
+    world.until("canary")
+    world.now += HORIZON
+    world.rest(2)
+    asked = world.serving.rollout
+    assert asked.asks == "an approval of canary 50 %"
+    for kind in ("approve", "abort"):
+        world.order_of(kind, "2", "canary 5 %").tick()
+        assert f"{kind} refused: nobody waits for an approval of canary 5 % any more" in world.told[-1]
+        assert world.serving.rollout == asked
+    world.order_of("approve", "2", "canary 50 %").tick()
+    assert world.serving.rollout.approved
 
 
 def test_a_rollout_that_does_not_fit_is_refused_and_its_request_closed():

@@ -42,6 +42,7 @@ create table rollout_orders (
   at timestamptz not null,
   kind text not null,
   version text,
+  stage text,
   who text not null,
   why text not null,
   settled text
