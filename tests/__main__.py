@@ -18,30 +18,31 @@ REPORT = re.compile(r"=+ (FAILURES|ERRORS|warnings summary|slowest|short test su
 
 
 def main(options: list[str]) -> int:
-    """Run both; the worse of their exit codes."""
+    """Run both; 0 only when both ended well."""
     telling = Lock()
     with ThreadPoolExecutor(len(RUNS)) as pool:
-        return max(pool.map(lambda chosen: _run([*chosen, *options], telling), RUNS))
+        ended = list(pool.map(lambda chosen: _run([*chosen, *options], telling), RUNS))
+    return next((code for code in ended if code), 0)
 
 
 def _run(words: list[str], telling: Lock) -> int:
-    process = subprocess.Popen(
+    report: list[str] = []
+    with subprocess.Popen(
         [sys.executable, "-m", "pytest", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, bufsize=1,
-    )  # fmt: skip
-    assert process.stdout is not None
-    report: list[str] = []
-    for line in process.stdout:
-        if report or REPORT.match(line):
-            report.append(line)
-        else:
-            with telling:
-                sys.stdout.write(line)
-                sys.stdout.flush()
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        for line in process.stdout:
+            if report or REPORT.match(line):
+                report.append(line)
+            else:
+                with telling:
+                    sys.stdout.write(line)
+                    sys.stdout.flush()
     with telling:
         sys.stdout.writelines(report)
         sys.stdout.flush()
-    return process.wait()
+    return process.returncode
 
 
 if __name__ == "__main__":
