@@ -15,7 +15,7 @@ from tests.benchmarks.child import measured
 from tests.benchmarks.sessions import write
 from tests.builders import NOW, World
 
-ROWS, TURNS = 1_000_000, 3
+ROWS, TURNS = 1_000_000, 7
 LEG = "ingest 1M rows of CSV"
 REFERENCE = "pyarrow reads the CSV, writes Parquet"
 

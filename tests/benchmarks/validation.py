@@ -19,7 +19,7 @@ from tests.benchmarks import Curve, Report, compared, in_turns
 from tests.benchmarks.child import measured
 from tests.benchmarks.sessions import sessions
 
-ROWS, TURNS, SIZES = 1_000_000, 5, (1_000_000, 2_000_000, 4_000_000)
+ROWS, TURNS, SIZES = 1_000_000, 15, (1_000_000, 2_000_000, 4_000_000)
 LEG = "validate 1M rows, every rule, with the row split"
 MEMORY = "validate 4M rows in batches: peak memory"
 REFERENCE = "the same rules by hand in Polars"

@@ -31,7 +31,7 @@ class Asking:
         port: int,
         body: dict[str, Any],
         label_every: int = 0,
-        pause: float = 0.005,
+        pause: float = 0.02,
         use_case: str = "calories",
     ) -> None:
         self.port, self.body, self.use_case = port, json.dumps(body), use_case
@@ -96,7 +96,7 @@ def asking(
     body: dict[str, Any],
     threads: int = 4,
     label_every: int = 0,
-    pause: float = 0.005,
+    pause: float = 0.02,
     use_case: str = "calories",
 ) -> Generator[Asking]:
     """Keep asking while the block runs."""
