@@ -77,6 +77,8 @@ def ordered(serving: Serving, seen: Seen) -> Change | None:
         return None
     if order.kind == "start":
         change = _start_ordered(serving, seen, order)
+    elif rollout is None and _is_to_come(serving, seen):
+        return None
     elif rollout is None:
         change = _refused(serving, order, "no rollout is under way")
     elif order.version not in {None, rollout.version}:
@@ -88,6 +90,11 @@ def ordered(serving: Serving, seen: Seen) -> Change | None:
     else:
         change = ORDERS[order.kind](serving, seen, rollout, order)
     return change._replace(order=order, who=order.who)
+
+
+def _is_to_come(serving: Serving, seen: Seen) -> bool:
+    """Whether a flow has asked for a rollout that only waits for its turn: an order may be about that one."""
+    return seen.asked in seen.bentos and serving.version not in {None, seen.asked}
 
 
 def _start_ordered(serving: Serving, seen: Seen, order: Order) -> Change:

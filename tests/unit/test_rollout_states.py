@@ -403,6 +403,16 @@ def test_an_answer_about_a_stage_that_nobody_waits_for_any_more_neither_approves
     assert world.serving.rollout.approved
 
 
+def test_an_order_that_comes_with_the_request_waits_until_the_rollout_has_begun():
+    world = World()
+    world.asked, world.word = "2", "HOLD"
+    world.order_of("promote").tick()
+    assert world.serving.rollout.version == "2"
+    assert world.order is not None, "not refused, and not lost"
+    world.until("watch")
+    assert (world.order, world.serving.version) == (None, "2")
+
+
 def test_a_rollout_that_does_not_fit_is_refused_and_its_request_closed():
     world = World()
     seen = world.seen()._replace(asked="2", ports=(109,))
