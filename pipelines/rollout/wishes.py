@@ -166,7 +166,7 @@ def requested(serving: Serving, seen: Seen) -> Change | None:
     asked, rollout = seen.asked, serving.rollout
     if asked is not None and asked == serving.version:
         return Change(advanced(serving), f"version {asked} serves already", refused=asked)
-    if asked is None or asked not in seen.bentos or serving.version in {None, asked} or not at_rest(serving):
+    if asked is None or not _is_to_come(serving, seen) or not at_rest(serving):
         return None
     if rollout is None:
         return begin(serving, seen, asked, f"version {asked} passed gate and check", PLATFORM)

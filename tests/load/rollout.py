@@ -111,7 +111,7 @@ def killed(stack: Stack, load: Load) -> tuple[float, float]:
 def summary(load: Load, changes: Sequence[Entry], down: tuple[float, float]) -> dict[str, Any]:
     """What clients saw, beside what the plan says."""
     codes = [code for each in load.asked for code in each.codes]
-    seen = [_seen(load, down, *span) for span in spans(load, changes)]
+    seen = [_seen(load, *span) for span in spans(load, changes)]
     return {
         "requests": len(load.asked),
         "failed": len(codes),
@@ -131,9 +131,8 @@ def spans(load: Load, changes: Sequence[Entry]) -> Iterator[tuple[float, float, 
             yield now.percent, load.at(now.at) + SETTLING, load.at(then.at) - SETTLING
 
 
-def _seen(load: Load, down: tuple[float, float], percent: float, start: float, end: float) -> Seen:
-    """Without the time in which the canary was down: then it has no share."""
-    some = [each for each in load.asked if start <= each.at < end and not _near(each, down)]
+def _seen(load: Load, percent: float, start: float, end: float) -> Seen:
+    some = [each for each in load.asked if start <= each.at < end]
     share = 100 * sum(each.role == "canary" for each in some) / max(len(some), 1)
     return Seen(percent, len(some), round(share, 2))
 
