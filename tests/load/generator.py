@@ -16,7 +16,8 @@ from pipelines.simulation.drive import Asked, Drive
 from pipelines.simulation.plan import Phase, Plan, requests
 from tests.e2e.conftest import Stack
 
-ROWS = 5000
+ROWS = 20_000
+"""Each has a key of its own; of few keys the share that falls to a canary is a matter of luck."""
 _SPAWN = multiprocessing.get_context("spawn")
 
 

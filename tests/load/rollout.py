@@ -31,8 +31,8 @@ from tests.load.generator import Load, loading
 RESULTS = Path(".results")
 NAME = "swift"
 WEIGHTS = (1, 2, 5, 10, 20, 30, 40, 50, 60, 75)
-SECONDS = 20
-"""How long each weight lasts at least."""
+SECONDS = 60
+"""How long each weight lasts at least: 12,000 requests tell a share to half a point."""
 POINTS = 2.0
 KILLED_AT = "canary 20 %"
 SETTLING = 1.0
