@@ -27,8 +27,8 @@ def one(data: bytes) -> None:
     both = _answer(lambda: contract.batch(b'{"rows": [' + body + b"]}"))
     if isinstance(alone, Rows) and not isinstance(both, Refused):
         rows = both[0]  # type: ignore[index]
-        assert (rows.values, rows.keys, rows.client_ids, rows.event_times) == (
-            alone.values, alone.keys, alone.client_ids, alone.event_times,
+        assert (rows.cells, rows.keys, rows.client_ids, rows.event_times) == (
+            alone.cells, alone.keys, alone.client_ids, alone.event_times,
         ), body  # fmt: skip
 
 

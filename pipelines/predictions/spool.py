@@ -13,7 +13,7 @@ import os
 import struct
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -54,8 +54,8 @@ class Predictions(msgspec.Struct, tag="p", array_like=True, gc=False):
     keys: list[str | None]
     event_times: list[int | None]
     """None: the time of the request."""
-    inputs: list[list[Any]]
-    """One list a name of Header.inputs."""
+    inputs: Sequence[Sequence[Any]]
+    """One column a name of Header.inputs."""
     outputs: list[list[float]]
     """One list a name of Header.outputs."""
     shadow: bool = False

@@ -75,9 +75,9 @@ class Rows(NamedTuple):
 
     columns: Columns
     numbers: NDArray[np.float64]
-    """(n, numeric inputs), in the order of `Contract.numbers`; absent values are NaN."""
-    values: list[tuple[Any, ...]]
-    """The inputs as sent, in the order of `Contract.inputs`."""
+    """(numeric inputs, n), in the order of `Contract.numbers`; absent values are NaN."""
+    cells: Sequence[Sequence[Any]]
+    """Each input as sent, (inputs, n), in the order of `Contract.inputs`."""
     client_ids: list[str | None]
     keys: list[str | None]
     event_times: list[int | None]
@@ -87,8 +87,8 @@ class Rows(NamedTuple):
         """Some of the rows."""
         return Rows(
             {name: values[kept] for name, values in self.columns.items()},
-            self.numbers[kept],
-            [self.values[row] for row in kept],
+            self.numbers[:, kept],
+            [[values[row] for row in kept] for values in self.cells],
             [self.client_ids[row] for row in kept],
             [self.keys[row] for row in kept],
             [self.event_times[row] for row in kept],
@@ -144,9 +144,6 @@ class Contract:
         self.inputs = (*self.numbers, *self.texts)
         self.entity = use_case.entity
         self._limit = use_case.serving.batch_limit
-        self._names = tuple(
-            f'"{name}"'.encode() for name in (*self.inputs, PREDICTION_ID, self.entity, EVENT_TIME)
-        )
         row = _row_type((*numeric, *text), use_case.entity)
         label = _label_type(use_case.entity)
         self._row = msgspec.json.Decoder(row)
@@ -167,7 +164,7 @@ class Contract:
         except _BROKEN:
             return self._row_by_row(body)
         self._within_limit(rows)
-        if body.count(b'"rows"') > 1 or self._says_twice(body, rows) or not all(map(_times_fit, rows)):
+        if self._says_twice(body, rows, around=1) or not all(map(_times_fit, rows)):
             return self._row_by_row(body)
         return Batch(self._table(rows), list(range(len(rows))), [])
 
@@ -215,12 +212,19 @@ class Contract:
             one.prediction_id, _text(one.key), _instant(one.event_time), one.actual, _instant(one.observed_at)
         )
 
-    def _says_twice(self, body: bytes, rows: Sequence[Any]) -> bool:
-        """Whether a field may stand twice: its name occurs more often than it was decoded."""
-        if b"\\" in body:
-            return True
-        optional = sum(value is not None for row in rows for value in (row.client_id, row.key, row.event_time))
-        return sum(map(body.count, self._names)) != len(self.inputs) * len(rows) + optional
+    def _says_twice(self, body: bytes, rows: Sequence[Any], around: int = 0) -> bool:
+        """Whether a name may stand twice: there are more quotes than those of what was decoded.
+
+        `around`: names that stand around the rows. A null that is written out may be a name too many, too.
+        """
+        return b"\\" in body or body.count(b'"') != 2 * around + sum(map(self._quotes, rows))
+
+    def _quotes(self, row: Any) -> int:
+        """Two for each name with a value, two more for each word."""
+        values = msgspec.structs.astuple(row)
+        words = values[len(self.numbers) :]
+        given = len(values) - values.count(None) + len(words) - words.count(None)
+        return 2 * (given - isinstance(row.key, int | float))
 
     def _within_limit(self, rows: Sequence[Any]) -> None:
         if len(rows) > self._limit:
@@ -229,20 +233,20 @@ class Contract:
             )
 
     def _table(self, rows: Sequence[Any]) -> Rows:
-        values = [msgspec.structs.astuple(row) for row in rows]
+        fields = [*zip(*map(msgspec.structs.astuple, rows), strict=True)] or [()] * (len(self.inputs) + 3)
+        *cells, ids, keys, times = fields
         split = len(self.numbers)
-        numbers = np.array([each[:split] for each in values], np.float64).reshape(len(rows), split)
-        columns: dict[str, NDArray[Any]] = dict(zip(self.numbers, numbers.T, strict=True))
-        for place, name in enumerate(self.texts, split):
-            columns[name] = np.array([each[place] for each in values], object)
-        ids, keys, times = ([each[place] for each in values] for place in (-3, -2, -1))
+        numbers = np.array(cells[:split], np.float64).reshape(split, len(rows))
+        columns: dict[str, NDArray[Any]] = dict(zip(self.numbers, numbers, strict=True))
+        for name, words in zip(self.texts, cells[split:], strict=True):
+            columns[name] = np.array(words, object)
         return Rows(
             columns,
             numbers,
-            [each[:-3] for each in values],
-            ids,
-            list(map(_text, keys)),
-            [None if time is None else instant(time) for time in times],
+            cells,
+            [*ids],
+            [_text(key) for key in keys],
+            [_instant(time) for time in times],
         )
 
 

@@ -210,7 +210,7 @@ class Answers:
             rows.client_ids,
             rows.keys,
             rows.event_times,
-            [list(values) for values in zip(*rows.values, strict=True)],
+            rows.cells,
             [outputs[name] for name in self._predictor.output_names],
             role=asked.role,
         )

@@ -42,8 +42,8 @@ class Predictor:
 
     def warnings(self, rows: Rows) -> list[list[dict[str, str]]]:
         """For each row, its inputs outside of what training saw."""
-        told: list[list[dict[str, str]]] = [[] for _ in rows.values]
-        for warnings, values in zip(told, rows.numbers.tolist(), strict=True):
+        told: list[list[dict[str, str]]] = [[] for _ in rows.keys]
+        for warnings, values in zip(told, rows.numbers.T.tolist(), strict=True):
             if not (all(map(le, self._least, values)) and all(map(ge, self._most, values))):
                 outside = zip(values, self._least, self._most, strict=True)
                 places = [

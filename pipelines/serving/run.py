@@ -70,22 +70,21 @@ class OnePiece(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Choose the way."""
-        headers = dict(self.headers)
-        if self._is_short(headers):
-            self._body, self._path, self._asked = [], self.url.decode("ascii"), headers
+        self._path, self._asked = self.url.decode("latin-1"), dict(self.headers)
+        if self._is_short():
+            self._body = []
         else:
             super().on_headers_complete()
 
-    def _is_short(self, headers: dict[bytes, bytes]) -> bool:
+    def _is_short(self) -> bool:
         idle = self.cycle is None or self.cycle.response_complete
         return (
             idle
             and self.parser.get_method() == b"POST"
             and self.parser.get_http_version() == "1.1"
-            and b"connection" not in headers
+            and b"connection" not in self._asked
             and not self.expect_100_continue
-            and self.url.isascii()
-            and self._hot.takes(self.url.decode("ascii"), headers)
+            and self._hot.takes(self._path, self._asked)
         )
 
     def on_body(self, body: bytes) -> None:

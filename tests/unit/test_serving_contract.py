@@ -93,6 +93,31 @@ def test_a_field_given_twice_is_refused(again):
     assert refusal(b"{" + again + b", " + encoded()[1:]).code is Code.DUPLICATE_FIELD
 
 
+TOLD = {"User_ID": "5", "prediction_id": "mine", "event_time": "2026-01-01T00:00:00Z"}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sets(st.sampled_from([*TOLD])),
+    st.sampled_from([*ROW, *TOLD]),
+    st.sampled_from(["null", "20", '"male"', '"2026-01-01T00:00:00Z"']),
+    st.booleans(),
+)
+def test_whatever_is_given_twice_and_as_whatever_is_refused(told, name, value, first):
+    sound = encoded(**{each: TOLD[each] for each in told | ({name} & set(TOLD))})[1:-1]
+    again = f'"{name}": {value}'.encode()
+    body = b"{" + b", ".join([again, sound] if first else [sound, again]) + b"}"
+    refusal(body)
+    assert CONTRACT.batch(b'{"rows": [' + body + b"]}").refused
+
+
+def test_a_sound_body_is_not_looked_at_twice(monkeypatch):
+    monkeypatch.setattr("pipelines.serving.contract._said_once", lambda _: pytest.fail("looked at twice"))
+    for told in ({}, TOLD, {"User_ID": 5}, {"User_ID": 5.0}, {"prediction_id": "null"}):
+        CONTRACT.predict(encoded(**told))
+        assert len(CONTRACT.batch(json.dumps({"rows": [ROW | told] * 3}).encode()).places) == 3
+
+
 def test_a_value_that_looks_like_a_name_is_no_duplicate():
     assert CONTRACT.predict(encoded(prediction_id="Age", User_ID='"Age"')).client_ids == ["Age"]
 
@@ -154,7 +179,7 @@ def test_an_optional_field_may_be_absent_or_null():
     inputs = (*USE_CASE.inputs, Field(name="Pulse at rest", type="number", optional=True, example=60))
     contract = Contract(USE_CASE.model_copy(update={"inputs": inputs}))
     for row in (ROW, ROW | {"Pulse at rest": None}):
-        assert contract.predict(json.dumps(row).encode()).values[0][6] is None
+        assert contract.predict(json.dumps(row).encode()).cells[6][0] is None
     assert contract.predict(json.dumps(ROW | {"Pulse at rest": 61}).encode()).columns["Pulse at rest"] == [61.0]
 
 
