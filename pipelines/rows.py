@@ -31,12 +31,12 @@ def held_out(use_case: UseCase, rows: "pl.DataFrame", newest: datetime | None = 
 
 def _buckets(name: str, entities: "pl.Series") -> NDArray[np.uint64]:
     """BLAKE2b-64 of `name:entity`, modulo BUCKETS; no byte of it may change, else held-out rows are trained on."""
-    begun, digests = hashlib.blake2b(f"{name}:".encode(), digest_size=8).copy, []
+    begun, digests = hashlib.blake2b(f"{name}:".encode(), digest_size=8).copy, bytearray()
     for text in _texts(entities):
         hashed = begun()
         hashed.update(text)
-        digests.append(hashed.digest())
-    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64) % BUCKETS
+        digests += hashed.digest()
+    return np.frombuffer(digests, ">u8").astype(np.uint64) % BUCKETS
 
 
 def _texts(entities: "pl.Series") -> list[bytes]:

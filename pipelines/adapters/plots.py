@@ -13,6 +13,8 @@ from pipelines.records import Manifest, Part
 from pipelines.spec import Calibrated, Outputs, UseCase
 
 MOST_POINTS = 4000
+LETTER = 0.085
+"""Inches that a letter of a feature's name takes."""
 
 
 def draw(
@@ -37,9 +39,18 @@ def draw(
         figure.savefig(plots / f"importance_{part.name}.png", dpi=110)
 
 
+def _figure(width: float, height: float, left: float = 0.9) -> Figure:
+    """Sizes and the left margin in inches; to measure each word would take as long as to draw it."""
+    figure = Figure(figsize=(width, height))
+    figure.subplots_adjust(
+        left=left / width, right=1 - 0.25 / width, bottom=0.6 / height, top=1 - 0.45 / height, wspace=0.25
+    )
+    return figure
+
+
 def _held_out(use_case: UseCase, name: str, values: NDArray[np.float64], actual: NDArray[np.float64]) -> Figure:
     """Predicted against actual, and the residuals beside it."""
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = _figure(10, 4.2)
     left, right = figure.subplots(1, 2)
     shown = slice(0, MOST_POINTS)
     left.scatter(actual[shown], values[shown], s=5, alpha=0.35)
@@ -60,7 +71,7 @@ def _reliability(asked: Calibrated, said: NDArray[np.float64], happened: NDArray
     mean = np.bincount(places, said, asked.bins)[filled] / counts[filled]
     share = np.bincount(places, happened, asked.bins)[filled] / counts[filled]
     lower, upper = binom.interval(asked.confidence, counts[filled], mean) / counts[filled]
-    figure = Figure(figsize=(6, 6.4), layout="constrained")
+    figure = _figure(6, 6.4)
     curve, below = figure.subplots(2, 1, height_ratios=(4, 1), sharex=True)
     curve.plot([0, 1], [0, 1], color="black", linewidth=0.8)
     curve.fill_between(
@@ -83,7 +94,8 @@ def _importance(manifest: Manifest, part: Part, file: Path) -> Figure:
     shares = np.array([np.sum(gain.get(f"f{place}", 0.0)) for place in range(len(manifest.feature_names))])
     shares = shares / max(shares.sum(), 1e-12)
     order = np.argsort(shares)
-    figure = Figure(figsize=(7, 0.35 * len(order) + 1.2), layout="constrained")
+    words = LETTER * max(map(len, manifest.feature_names)) + 0.3
+    figure = _figure(words + 5, 0.35 * len(order) + 1.2, left=words)
     axes = figure.subplots()
     axes.barh([manifest.feature_names[place] for place in order], shares[order])
     axes.set(xlabel="share of the total gain", title=f"importance: {part.name}")
