@@ -231,14 +231,14 @@ def _loss(plan: RolloutPlan, evidence: Evidence, levels: Levels) -> Measured:
     scale, value = _champions_loss(evidence), _excess(evidence, 1 + allowed)
     missing = _missing(evidence.paired, evidence)
     plain = Measured("loss", "slow", "", 0.0, _labels(evidence), value, excess, missing)
+    shown = plain._replace(unit="relative", limit=allowed, than="worse than the champion's")
     if scale < NO_LOSS:
-        return plain
+        return plain if excess else shown._replace(value=None)
 
     def relative(grow: Values) -> Interval:
         lower, upper = excess(grow) if excess else (-np.inf * grow, np.inf * grow)
         return allowed + lower / scale, allowed + upper / scale
 
-    shown = plain._replace(unit="relative", limit=allowed, than="worse than the champion's")
     return shown._replace(
         value=None if value is None else allowed + value / scale, ends=relative if excess else None
     )

@@ -215,6 +215,13 @@ def test_a_loss_that_is_no_positive_number_is_judged_in_its_own_unit():
     assert (found.unit, found.limit, found.verdict) == ("", 0.0, "PROMOTE")
 
 
+def test_before_any_label_the_loss_shows_what_is_allowed_of_it():
+    found = finding(judge(PLAN, seen(labels=0), "canary", BOTH), "loss")
+    assert (found.unit, found.limit, found.value, found.n) == (
+        "relative", PLAN.loss_worse_by_at_most, None, 0,
+    )  # fmt: skip
+
+
 # --- alpha ------------------------------------------------------------------------------------------------
 
 
