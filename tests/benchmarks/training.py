@@ -21,7 +21,7 @@ from tests.benchmarks.child import measured
 from tests.benchmarks.filled import opened, wide
 from tests.builders import NOW, World, replace
 
-ROWS, TURNS = 1_000_000, 5
+ROWS, TURNS = 1_000_000, 9
 LEG = "train on 1M rows x 20, the whole step"
 REFERENCE = "bare xgboost.train on the same matrix"
 
