@@ -4,8 +4,6 @@ import itertools
 import logging
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import polars as pl
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 from pipelines import rows
 from pipelines.errors import BadUseCase, NotEnoughData
 from pipelines.records import Backtest, CleanSnapshot, GateVerdict, Window
+from pipelines.scratch import scratch
 from pipelines.spec import Columns, HeldOutByTime, Outputs, UseCase
 from pipelines.steps.gate import Judged, judge
 from pipelines.steps.train import assembled, measure
@@ -68,8 +67,8 @@ def _told(window: Window) -> Iterator[object]:
 
 
 def _answers(tools: Tools, use_case: UseCase, learnt: pl.DataFrame, columns: Columns) -> Outputs:
-    with TemporaryDirectory(prefix="touchline-backtest-") as made:
-        release = Path(made) / "release"
+    with scratch("backtest") as folder:
+        release = folder / "release"
         manifest = tools.modeller.fit(
             use_case, rows.columns_of(use_case, learnt), rows.targets_of(use_case, learnt), release
         )

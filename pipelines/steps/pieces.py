@@ -3,7 +3,6 @@
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipelines import lake, rows
 from pipelines.records import CleanSnapshot
+from pipelines.scratch import scratch
 from pipelines.spec import Columns, UseCase
 from pipelines.tools import Tools
 
@@ -77,8 +77,7 @@ class Pieces(NamedTuple):
 @contextmanager
 def parted(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot) -> Generator[tuple[Pieces, Pieces]]:
     """Rows to learn from and rows to judge by, as long as the context lasts."""
-    with TemporaryDirectory(prefix="touchline-pieces-") as made:
-        folder = Path(made)
+    with scratch("pieces") as folder:
         whole = _assembled(tools, use_case, snapshot, folder)
         learnt, judged = _parted(use_case, whole, folder)
         whole.unlink()

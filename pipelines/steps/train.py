@@ -5,7 +5,6 @@ import logging
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipelines import provenance, rows, slices
 from pipelines.records import Candidate, CleanSnapshot, Manifest, Wish
+from pipelines.scratch import scratch
 from pipelines.serving.predictor import read_manifest
 from pipelines.spec import Columns, Outputs, UseCase
 from pipelines.steps import pieces
@@ -86,8 +86,7 @@ def judged_rows(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot) -> pl.
 
 
 def _train(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot, key: str) -> str:
-    with TemporaryDirectory(prefix="touchline-train-") as made:
-        folder = Path(made)
+    with scratch("train") as folder:
         manifest = _fit(tools, use_case, snapshot, key, folder)
         provenance.copy_code(tools.found, folder / "code")
         return tools.tracker.log(use_case, _run_record(tools, use_case, snapshot, manifest, folder))
