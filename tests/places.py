@@ -8,9 +8,11 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import psutil
 
 from bentos.build import Built, build
 from pipelines import catalog, provenance
@@ -80,6 +82,16 @@ def starting(bento: Path, root: Path) -> Generator[Callable[[str], Running]]:
     finally:
         for one in running:
             one.kill()
+
+
+def listening(port: int) -> list[psutil.Process]:
+    """Processes below this one that listen there or have a connection; others may end while they are looked at."""
+    found = []
+    for each in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if any(at.laddr.port == port for at in each.net_connections("tcp")):
+                found.append(each)
+    return found
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from pipelines.rollout.proxy import Backend, Line
 from pipelines.use_cases.calories import USE_CASE
 from tests.benchmarks import Report, Result, compared, in_turns
 from tests.conftest import free_port, wait_for
-from tests.places import answers, make_bento, proxied, starting
+from tests.places import answers, listening, make_bento, proxied, starting
 from tests.releases import ROW, make_release
 
 REFERENCE = "uvicorn + Starlette + orjson + Booster.inplace_predict"
@@ -144,13 +144,7 @@ def platform(bento: Path, root: Path) -> Generator[Target]:
         proxy.apply((Backend("calories", timedelta(seconds=2), USE_CASE.serving.body_limit, "User_ID", (line,)),))
 
         server = psutil.Process(place.process.pid)
-        yield Target(proxy.port, "/calories", server, lambda: [server, *_haproxies(proxy.port)])
-
-
-def _haproxies(port: int) -> list[psutil.Process]:
-    """The workers that listen on the port."""
-    mine = psutil.Process().children(recursive=True)
-    return [each for each in mine if any(at.laddr.port == port for at in each.net_connections("tcp"))]
+        yield Target(proxy.port, "/calories", server, lambda: [server, *listening(proxy.port)])
 
 
 def _load(target: Target, clients: int, seconds: float, rows: int = 1) -> Load:

@@ -22,7 +22,7 @@ from schemathesis.checks import negative_data_rejection
 from pipelines.rollout.proxy import Backend, Line
 from pipelines.serving import schema
 from pipelines.use_cases.calories import USE_CASE
-from tests.places import make_bento, proxied, starting
+from tests.places import listening, make_bento, proxied, starting
 from tests.releases import ROW, make_release
 
 SOCKETS = 1000
@@ -53,9 +53,7 @@ def served(tmp_path_factory) -> Iterator[Served]:
         place = start("a")
         line = Line("a", place.port, 100, "stable")
         proxy.apply((Backend("calories", timedelta(seconds=2), USE_CASE.serving.body_limit, "User_ID", (line,)),))
-        mine = psutil.Process().children(recursive=True)
-        workers = [each for each in mine if any(at.laddr.port == proxy.port for at in each.net_connections("tcp"))]
-        yield Served(proxy.port, (psutil.Process(place.process.pid), *workers))
+        yield Served(proxy.port, (psutil.Process(place.process.pid), *listening(proxy.port)))
 
 
 @pytest.fixture(scope="module")
