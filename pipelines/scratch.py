@@ -50,7 +50,8 @@ def _remove_left(lock: Path) -> None:
         with lock.open() as file:
             if _held(file):
                 shutil.rmtree(_folder(lock), ignore_errors=True)
-                lock.unlink()
+                if not _folder(lock).exists():  # else the next one tries again
+                    lock.unlink()
     except (FileNotFoundError, PermissionError):
         return  # another one removed it; another user's
 
