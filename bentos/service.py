@@ -1,11 +1,10 @@
-"""One BentoML service for every use case: the release and its stamp lie beside this file.
+"""One BentoML service for every use case, over what `app` beside this file has opened.
 
-A place serves `app` by `pipelines.serving.run`: the hot path outside, the service behind it. Under `bentoml
-serve` the hot path is the service's middleware, so the same contract is answered, but nobody keeps a log;
-the code is then read from the wheels beside this file, whatever is installed on that machine.
+A place serves `app` by `pipelines.serving.run`: the hot path outside, this service behind it, loaded when it is
+asked for. Under `bentoml serve` the hot path is the service's middleware, so the same contract is answered, but
+nobody keeps a log; the code is then read from the wheels beside this file, whatever is installed on that machine.
 """
 
-import gc
 import os
 import sys
 from pathlib import Path
@@ -17,23 +16,25 @@ if not os.environ.get("TOUCHLINE_PLACE_CODE"):
 
 import bentoml
 import msgspec
+from app import ANSWERS  # type: ignore[import-not-found]
+from pydantic import BaseModel
 
-import pipelines
-from pipelines.errors import CannotStart
-from pipelines.serving import place, schema, start
+from pipelines.serving import schema
 from pipelines.serving.hot import Hot, Route, asked
 
 
-def _from_the_bento(code: str | None) -> None:
-    """A place imports nothing from a working tree: only what was unpacked from its bento."""
-    origin = Path(pipelines.__file__).resolve()
-    if code and not origin.is_relative_to(Path(code).resolve()):
-        raise CannotStart(f"pipelines comes from {origin}, not from the bento's own code in {code}")
+class Predictions(BaseModel):
+    """Answers and typed errors; BentoML's client makes bodies anew from their schema, and empties unions."""
+
+    predictions: list[dict[str, Any]]
 
 
-_from_the_bento(os.environ.get(place.CODE))
-_spool = os.environ.get(place.SPOOL)
-ANSWERS = start.answers(HERE, os.environ.get(place.NAME, "alone"), Path(_spool) if _spool else None)
+class Labels(BaseModel):
+    """Any of the ways to say what a label is of."""
+
+    labels: list[dict[str, Any]]
+
+
 BODIES = schema.bodies(ANSWERS.use_case, ANSWERS.output_names)
 _LEAN: dict[str, Any] = {
     "workers": 1,
@@ -51,12 +52,12 @@ class Face:
         """Answer one row."""
         return _told(ANSWERS.predict, row)
 
-    @bentoml.api(route="/predict/batch", input_spec=BODIES.rows, output_spec=BODIES.predictions)  # type: ignore[untyped-decorator]
+    @bentoml.api(route="/predict/batch", input_spec=BODIES.rows, output_spec=Predictions)  # type: ignore[untyped-decorator]
     def predict_batch(self, **rows: Any) -> Any:
         """Answer rows; a bad one fails alone."""
         return _told(ANSWERS.batch, rows)
 
-    @bentoml.api(route="/labels", input_spec=BODIES.labels, output_spec=schema.Accepted)  # type: ignore[untyped-decorator]
+    @bentoml.api(route="/labels", input_spec=Labels, output_spec=schema.Accepted)  # type: ignore[untyped-decorator]
     def labels(self, **labels: Any) -> Any:
         """Say what really happened."""
         return _told(ANSWERS.labels, labels)
@@ -68,7 +69,5 @@ def _told(answer: Route, body: dict[str, Any]) -> Any:
 
 
 service: Any = bentoml.service(name=ANSWERS.use_case.name, **_LEAN)(Face)
-app = Hot(service.to_asgi(), ANSWERS)
+application: Any = service.to_asgi()
 service.add_asgi_middleware(Hot, answers=ANSWERS)
-gc.freeze()  # what is loaded now stays for good: no collection looks through it again
-gc.enable()  # a place begins without: looking through what only grows is an eighth of its start

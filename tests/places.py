@@ -31,9 +31,9 @@ def make_bento(release: Path, version: str, store: Path, found: catalog.Found | 
         return build(model, here.name, version, store, LOCK, {"training_key": f"test-{version}"})
 
 
-def answers(url: str) -> bool:
+def answers(url: str, seconds: float = 2) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2) as got:
+        with urllib.request.urlopen(url, timeout=seconds) as got:
             return got.status == 200
     except (urllib.error.URLError, OSError):
         return False

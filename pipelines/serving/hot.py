@@ -1,7 +1,8 @@
 """The hot path: proxy → this → typed decode → features → model parts → spool → answer.
 
-Plain ASGI, because every layer above it costs more than the model. What it does not answer itself
-(`/readyz`, `/metrics`, `/docs.json`, …) goes to the BentoML service behind it.
+Plain ASGI, because every layer above it costs more than the model. Who can be asked is ready: golden rows were
+answered before. `/schema.json`, for BentoML's clients, goes on to the BentoML service behind it, and so does
+`/metrics`, to which it adds its own.
 """
 
 import re
@@ -27,14 +28,17 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-PASSED_ON = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
-METHODS = dict.fromkeys(PASSED_ON, "GET") | {
+PROBES = frozenset({"/livez", "/readyz", "/healthz"})
+METRICS = "/metrics"
+SCHEMA = "/schema.json"
+METHODS = dict.fromkeys((*PROBES, METRICS, SCHEMA), "GET") | {
     "/predict": "POST",
     "/predict/batch": "POST",
     "/labels": "POST",
     "/model": "GET",
     "/docs.json": "GET",
 }
+READING = frozenset({"GET", "HEAD"})
 REQUEST_ID = b"x-request-id"
 ROLE = b"x-touchline-role"
 RETRY_AFTER_SECONDS = 2
@@ -85,6 +89,10 @@ class Response(NamedTuple):
     status: int
     headers: list[tuple[bytes, bytes]]
     body: bytes
+
+
+WELL = Response(200, [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"1")], b"\n")
+"""To a probe, as BentoML says it."""
 
 
 class Answers:
@@ -225,7 +233,7 @@ class Hot:
     """ASGI: answers the hot routes, refuses unknown ones, passes the rest on."""
 
     def __init__(self, app: App, answers: Answers) -> None:
-        """`app` is the BentoML service's own application."""
+        """`app` is what stands behind: it begins and ends with the server."""
         self._app = app
         self._limit = answers.use_case.serving.body_limit
         self._meter = answers.meter
@@ -243,9 +251,12 @@ class Hot:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         path = scope.get("path", "")
-        if scope["type"] != "http" or (path in PASSED_ON and scope["method"] in {"GET", "HEAD"}):
-            await self._app(scope, receive, self._metered(send) if path == "/metrics" else send)
-            return
+        if scope["type"] != "http" or (path == SCHEMA and scope["method"] in READING):
+            return await self._app(scope, receive, send)
+        if path == METRICS and scope["method"] in READING:
+            return await self._app(scope, receive, self._metered(send))
+        if path in PROBES and scope["method"] in READING:
+            return await sent(WELL, send)
         headers: dict[bytes, bytes] = dict(scope["headers"])
         try:
             body = await self._body_for(path, scope["method"], headers, receive)
@@ -255,8 +266,7 @@ class Hot:
         except Refused as why:
             self._meter.count(path if path in self._routes else "other", why.code.status)
             response = self._response(_refusal(why), asked(headers.get(REQUEST_ID, b"")).request_id, path)
-        await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
-        await send({"type": "http.response.body", "body": response.body})
+        await sent(response, send)
 
     def takes(self, path: str, headers: Mapping[bytes, bytes]) -> bool:
         """Whether `respond` may be given a request whose body has come whole: a POST route, its length said."""
@@ -341,6 +351,12 @@ class Hot:
         if reply.status == Code.METHOD_NOT_ALLOWED.status:
             headers.append((b"allow", METHODS[path].encode()))
         return Response(reply.status, headers, reply.body)
+
+
+async def sent(response: Response, send: Send) -> None:
+    """Say a whole answer."""
+    await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
+    await send({"type": "http.response.body", "body": response.body})
 
 
 def _check_headers(headers: dict[bytes, bytes], limit: int) -> None:

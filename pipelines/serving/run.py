@@ -61,7 +61,7 @@ class OnePiece(HttpToolsProtocol):
 
     @property
     def _hot(self) -> Hot:
-        """What uvicorn loaded: a bento's `service:app`."""
+        """What uvicorn loaded: a bento's `app:app`."""
         return cast("Hot", self.app)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -127,10 +127,10 @@ class OnePiece(HttpToolsProtocol):
 
 
 def main(source: str, port: int) -> None:
-    """Serve `service:app` from a bento's `src` folder until told to stop."""
-    gc.disable()  # until the service is loaded
+    """Serve `app:app` from a bento's `src` folder until told to stop."""
+    gc.disable()  # until the bento is loaded
     uvicorn.run(
-        "service:app", app_dir=source, host="127.0.0.1", port=port, loop="uvloop", http=OnePiece,
+        "app:app", app_dir=source, host="127.0.0.1", port=port, loop="uvloop", http=OnePiece,
         access_log=False, server_header=False, proxy_headers=False, log_level="warning", lifespan="on",
         timeout_graceful_shutdown=GRACE_SECONDS,
     )  # fmt: skip

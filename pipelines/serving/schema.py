@@ -9,6 +9,7 @@ from pydantic import Field as field_of
 from pipelines.serving.contract import FLOAT32, Code, bounds
 from pipelines.spec import Field, UseCase
 
+UP = "The place is up"
 _REFERENCE = "#/components/schemas/{model}"
 
 
@@ -172,7 +173,14 @@ def openapi(use_case: UseCase, outputs: tuple[str, ...], version: str) -> dict[s
         "/labels": {"post": _labels_call()},
         "/model": {"get": _call("What answers here", None, "200", "Model")},
     }
-    paths |= {f"/{probe}": {"get": _probe(probe)} for probe in ("livez", "readyz", "healthz", "metrics")}
+    told = {
+        "livez": UP,
+        "readyz": UP,
+        "healthz": UP,
+        "metrics": "Prometheus text",
+        "schema.json": "For BentoML's clients",
+    }
+    paths |= {f"/{name}": {"get": _plain(name, what)} for name, what in told.items()}
     info = {"title": use_case.name, "description": use_case.description, "version": version}
     return {
         "openapi": "3.1.0",
@@ -226,5 +234,5 @@ def _json(description: str, schema: str) -> dict[str, Any]:
     return {"description": description, "content": content}
 
 
-def _probe(name: str) -> dict[str, Any]:
-    return {"summary": name, "responses": {"200": {"description": "The place is up"}}}
+def _plain(name: str, what: str) -> dict[str, Any]:
+    return {"summary": name, "responses": {"200": {"description": what}}}

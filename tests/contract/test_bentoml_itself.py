@@ -9,15 +9,18 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import bentoml
 import pytest
+from bentoml.exceptions import UnprocessableEntity
 
 from pipelines.machine.services import QUIET, tool
+from pipelines.serving import place
 from tests.conftest import free_port, wait_for
-from tests.places import answers, make_bento
+from tests.places import answers, make_bento, starting
 from tests.releases import ROW, make_release
 
 
-def bentoml(home, *words):
+def command(home, *words):
     """BentoML's own command, in a folder where no working tree is."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TOUCHLINE", "PYTHON"))}
     beside = os.pathsep.join((str(Path(sys.executable).parent), kept["PATH"]))
@@ -36,12 +39,12 @@ def carried(tmp_path_factory):
     there = root / "there"
     there.mkdir()
     subprocess.run(
-        **bentoml(root / "built", "export", built.tag, str(root / "carried.bento")),
+        **command(root / "built", "export", built.tag, str(root / "carried.bento")),
         check=True,
         capture_output=True,
     )
     shutil.rmtree(root / "built")
-    subprocess.run(**bentoml(there, "import", str(root / "carried.bento")), check=True, capture_output=True)
+    subprocess.run(**command(there, "import", str(root / "carried.bento")), check=True, capture_output=True)
     return there, built.tag
 
 
@@ -51,7 +54,7 @@ def served(carried):
     port = free_port()
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(
-            **bentoml(home, "serve", tag, "--host", "127.0.0.1", "--port", str(port)), stdout=log, stderr=log
+            **command(home, "serve", tag, "--host", "127.0.0.1", "--port", str(port)), stdout=log, stderr=log
         )
     try:
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/readyz"), f"bentoml serve: {home / 'log'}", 120)
@@ -87,3 +90,45 @@ def test_it_says_that_nobody_keeps_a_log_and_shows_the_evidence_that_it_carries(
     _, told, _ = ask(f"{served}/model")
     assert told["logged"] is False
     assert told["evidence"] == {"training_key": "test-4"}
+
+
+@pytest.fixture(scope="module", params=["place", "bentoml serve"])
+def endpoint(request, carried):
+    """The address of the same bento, served either way."""
+    if request.param == "bentoml serve":
+        yield request.getfixturevalue("served")
+        return
+    home, tag = carried
+    with starting(bento_of(home, tag), home / "run") as start:
+        yield f"http://127.0.0.1:{start('a').port}"
+
+
+def bento_of(home, tag):
+    return home / "bentos" / tag.replace(":", "/")
+
+
+def test_bentoml_s_own_client_asks_by_name_and_gets_typed_errors(endpoint):
+    with bentoml.SyncHTTPClient(endpoint, server_ready_timeout=60) as client:
+        assert sorted(client.endpoints) == ["labels", "predict", "predict_batch"]
+        assert client.predict(**ROW)["output"]["calories"] == pytest.approx(231, rel=0.5)
+        good, bad = client.predict_batch(rows=[ROW, {**ROW, "Age": "old"}])["predictions"]
+        assert (good["model_version"], bad["error"]["code"]) == ("4", "wrong_type")
+        assert client.labels(labels=[{"prediction_id": "x", "actual": 2.0}])["accepted"] == 1
+        with pytest.raises(UnprocessableEntity, match="out_of_bounds"):
+            client.predict(**{**ROW, "Age": 3})
+
+
+def test_a_place_starts_without_bentoml_and_loads_it_for_who_asks(carried):
+    home, tag = carried
+    source = bento_of(home, tag) / "src"
+    loaded = "import app, sys; told = [m for m in sys.modules if 'bentoml' in m]; app._service(); "
+    loaded += "print(told, 'bentoml' in sys.modules)"
+    told = subprocess.run(
+        [sys.executable, "-P", "-c", f"import sys; sys.path.insert(0, {str(source)!r}); {loaded}"],
+        env=place.environment(place.unpack(bento_of(home, tag), home / "code")) | {"BENTOML_HOME": str(home)},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout == "[] True\n"

@@ -110,8 +110,8 @@ def test_a_request_reaches_its_place_and_comes_back_signed(proxy, start):
     assert headers["x-request-id"] != "forged"
     assert content["prediction_id"] == f"{headers['x-request-id']}-0"
     assert [record.request_id for record in spool.read_all(place.spool)] == [headers["x-request-id"]]
-    for path in ("/readyz", "/livez", "/healthz", "/metrics", "/docs.json", "/model"):
-        assert answers(f"http://127.0.0.1:{proxy.port}/calories{path}")
+    for path in ("/readyz", "/livez", "/healthz", "/metrics", "/docs.json", "/model", "/schema.json"):
+        assert answers(f"http://127.0.0.1:{proxy.port}/calories{path}", 60)
     assert ask(proxy, b" " * 250_000)[0] == 413
     assert ask(proxy, b"{")[2]["error"]["code"] == "bad_json"
     assert ask(proxy, path="/calories/nothing")[0] == 404

@@ -11,7 +11,7 @@ from pipelines.predictions.spool import FolderSpool, Header, Labels, NoSpool
 from pipelines.records import Stamp
 from pipelines.serving import predictor
 from pipelines.serving.contract import Code
-from pipelines.serving.hot import METHODS, Answers, Hot, Identity
+from pipelines.serving.hot import METHODS, PROBES, Answers, Hot, Identity
 from pipelines.use_cases.calories import USE_CASE
 from tests.releases import ROW, make_release
 
@@ -133,8 +133,16 @@ def test_every_refusal_is_typed(opened, method, path, given, code):
     assert set(got.json()["error"]) == {"code", "message", "field", "row"}
 
 
-def test_the_rest_goes_to_the_service_behind(opened):
-    assert ask(client_of(opened, NoSpool()), "/readyz", method="GET").text == "behind"
+@pytest.mark.parametrize("path", sorted(PROBES))
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_probe_is_answered_without_the_service_behind(opened, path, method):
+    got = ask(client_of(opened, NoSpool()), path, method=method)
+    assert (got.status_code, got.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+    assert got.text == ("\n" if method == "GET" else "")
+
+
+def test_what_bentoml_s_clients_ask_for_goes_to_the_service_behind(opened):
+    assert ask(client_of(opened, NoSpool()), "/schema.json", method="GET").text == "behind"
 
 
 def test_the_model_says_what_it_takes_and_whether_it_is_logged(opened):
