@@ -58,6 +58,10 @@ class OnePiece(HttpToolsProtocol):
     _body: list[bytes] | None = None
     """What has come of a request that goes the short way; None while none does."""
     _path, _asked, _ending = "", dict[bytes, bytes](), False
+    _idle_since: float | None = None
+    """In seconds of the loop; None while a request is coming in or is answered."""
+    _watch: asyncio.TimerHandle | None = None
+    """One timer a connection, which looks how long it was idle: one a request would cost several microseconds."""
 
     @property
     def _hot(self) -> Hot:
@@ -68,6 +72,17 @@ class OnePiece(HttpToolsProtocol):
         """As uvicorn does."""
         super().connection_made(cast("asyncio.Transport", Corked(transport, self.loop)))
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """As uvicorn does."""
+        if self._watch is not None:
+            self._watch.cancel()
+        super().connection_lost(exc)
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_since = None
+        if self.timeout_keep_alive_task is not None:
+            super()._unset_keepalive_if_required()
+
     def on_headers_complete(self) -> None:
         """Choose the way."""
         self._path, self._asked = self.url.decode("latin-1"), dict(self.headers)
@@ -77,15 +92,18 @@ class OnePiece(HttpToolsProtocol):
             super().on_headers_complete()
 
     def _is_short(self) -> bool:
-        idle = self.cycle is None or self.cycle.response_complete
         return (
-            idle
+            self._is_free()
             and self.parser.get_method() == b"POST"
             and self.parser.get_http_version() == "1.1"
             and b"connection" not in self._asked
             and not self.expect_100_continue
             and self._hot.takes(self._path, self._asked)
         )
+
+    def _is_free(self) -> bool:
+        """No request is on uvicorn's usual way."""
+        return self.cycle is None or self.cycle.response_complete
 
     def on_body(self, body: bytes) -> None:
         """Keep it until it is whole."""
@@ -102,7 +120,22 @@ class OnePiece(HttpToolsProtocol):
         self._write(self._answered(body))
         if self._ending:
             return self.transport.close()
-        return self.on_response_complete()
+        self.server_state.total_requests += 1
+        self._idle_since = self.loop.time()
+        if self._watch is None:
+            self._watch = self.loop.call_later(self.timeout_keep_alive, self._look)
+        return None
+
+    def _look(self) -> None:
+        """Close what was idle for too long; uvicorn's own timer does so behind a request of its usual way."""
+        self._watch = None
+        if self._idle_since is None or self._body is not None or not self._is_free():
+            return
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._watch = self.loop.call_later(left, self._look)
+        else:
+            self.timeout_keep_alive_handler()
 
     def _answered(self, body: bytes) -> Response:
         try:
@@ -115,8 +148,8 @@ class OnePiece(HttpToolsProtocol):
         """At the end of the turn: answers of one turn leave together, or the proxy would be woken for each."""
         ending = [(b"connection", b"close")] if self._ending else []
         headers = (*self.server_state.default_headers, *response.headers, *ending)
-        pieces = [STATUS_LINE[response.status], *(b"%b: %b\r\n" % header for header in headers), b"\r\n"]
-        self.transport.write(b"".join([*pieces, response.body]))
+        told = [b"%b: %b\r\n" % header for header in headers]
+        self.transport.write(b"".join([STATUS_LINE[response.status], *told, b"\r\n", response.body]))
 
     def shutdown(self) -> None:
         """A request that is still coming in is answered first."""

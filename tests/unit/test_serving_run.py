@@ -219,3 +219,40 @@ def test_an_idle_connection_ends_when_the_place_stops(opened, model):
         protocol.shutdown()
 
     assert statuses(spoken(opened, model, request(), then=stop)) == [200]
+
+
+# --- how long a connection may be idle ---------------------------------------------------------------------
+
+
+def long_idle(protocol):
+    """Let the connection have been idle for as long as it may, and look at it."""
+    assert protocol._watch is not None
+    protocol._idle_since -= protocol.timeout_keep_alive
+    protocol._look()
+
+
+def test_an_idle_connection_ends(opened, model):
+    told = spoken(opened, model, request(), then=lambda protocol, writer: long_idle(protocol))
+    assert statuses(told) == [200]
+
+
+def test_a_connection_that_was_idle_for_less_is_looked_at_again_and_goes_on(opened, model):
+    def look_and_ask(protocol, writer):
+        protocol._look()
+        assert protocol._watch is not None and not protocol.transport.is_closing()
+        writer.write(request(b"2"))
+
+    assert statuses(spoken(opened, model, request(b"1"), then=look_and_ask)) == [200, 200]
+
+
+@pytest.mark.parametrize("header", ["x: y", "connection: close"], ids=["short", "usual"])
+def test_a_request_that_is_coming_in_keeps_its_connection(opened, model, header):
+    """Whichever way it goes, and though it began in the same piece as the end of another."""
+    begun = request(b"22", header)
+
+    def look_and_finish(protocol, writer):
+        long_idle(protocol)
+        assert not protocol.transport.is_closing()
+        writer.write(begun[-1:])
+
+    assert statuses(spoken(opened, model, request(b"1") + begun[:-1], then=look_and_finish)) == [200, 200]
