@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines import key_index, lake
+from pipelines.hashing import Hashes, hashes, text
 from pipelines.key_index import CONTENT, KEY, PLACE, REVISION, Entries, Held, KeyIndex
 from pipelines.tools import Tables
 
@@ -21,43 +22,39 @@ if TYPE_CHECKING:
     import polars as pl
 
 log = logging.getLogger(__name__)
-LAYOUT = 1
+LAYOUT = 2
 PART = 500_000
 """Rows that are taken in at once."""
-SEEDS = (1, 2)
-"""Of the two halves of a key's hash."""
 NAMES = ("_old_hash", "_old_revision", "_old_batch", "_old_row")
 
 
-def known(
-    tables: Tables, at: lake.TableAt, rows: "pl.DataFrame", last: "pl.DataFrame | None" = None
-) -> "pl.DataFrame":
+def known(tables: Tables, at: lake.TableAt, rows: "pl.DataFrame", last: Entries | None = None) -> "pl.DataFrame":
     """Of each row's key, in their order: content hash and number of the revision in force, and the newest place.
 
     Columns `_old_hash`, `_old_revision`, `_old_batch` and `_old_row`; null where the key is new.
-    `last` are the rows of the last commit, where they are at hand: they need not be read again.
+    `last` are the entries of the last commit, where they are at hand: its rows need not be read again.
     """
     import polars as pl
 
     if rows.is_empty():
         kinds = (pl.String(), pl.Int32(), pl.Int64(), pl.Int64())
         return pl.DataFrame(schema=dict(zip(NAMES, kinds, strict=True)))
-    found = caught_up(tables, at, last).find(rows.select(_hashed(at)).to_numpy().astype(np.uint64, copy=False))
+    found = caught_up(tables, at, last).find(keys(at, rows))
     there = pl.Series(found[:, REVISION] > 0)
     hits = found[there.to_numpy()]
     batch, row = key_index.placed(hits[:, PLACE])
-    values = (_text(hits[:, CONTENT]), hits[:, REVISION].astype(np.int32), batch, row)
+    values = (text(hits[:, CONTENT]), hits[:, REVISION].astype(np.int32), batch, row)
     places = pl.select(pl.when(there).then(there.cum_sum() - 1)).to_series()
     return pl.DataFrame(dict(zip(NAMES, values, strict=True))).select(pl.all().gather(places))
 
 
-def caught_up(tables: Tables, at: lake.TableAt, last: "pl.DataFrame | None" = None) -> KeyIndex:
+def caught_up(tables: Tables, at: lake.TableAt, last: Entries | None = None) -> KeyIndex:
     """The index of every row that is published now."""
     version, rows = tables.version(at.published), tables.rows(at.published)
     layout = _layout(at)
     index = KeyIndex.opened(Path(at.keys), layout)
     if index is not None and last is not None and (version, rows) == _after(index, last):
-        index = _taken_in(at, index, last.lazy(), version)
+        index = index.extended((last,), version, rows)
     if index is not None and index.held.version < version:
         index = _behind(tables, at, index, version)
     if index is not None and (index.held.version, index.held.rows) == (version, rows):
@@ -67,7 +64,7 @@ def caught_up(tables: Tables, at: lake.TableAt, last: "pl.DataFrame | None" = No
     return _taken_in(at, empty, tables.scan(at.published, version), version) if version >= 0 else empty
 
 
-def _after(index: KeyIndex, last: "pl.DataFrame") -> tuple[int, int]:
+def _after(index: KeyIndex, last: Entries) -> tuple[int, int]:
     """Version and rows of the table when these rows are all that the index has not seen."""
     return index.held.version + 1, index.held.rows + len(last)
 
@@ -85,50 +82,41 @@ def _taken_in(at: lake.TableAt, index: KeyIndex, rows: "pl.LazyFrame", version: 
     total = rows.select(pl.len()).collect().item() if columns else 0
     if not set(at.table.key) <= set(columns):
         return index.extended((), version, index.held.rows + total)
-    return index.extended(_entries(at, rows), version, index.held.rows + total)
+    return index.extended(_read(at, rows), version, index.held.rows + total)
 
 
-def _entries(at: lake.TableAt, rows: "pl.LazyFrame") -> Iterator[Entries]:
-    """Entries of rows, some at a time; a row without its key (of a time when the key was another) has none."""
-    wanted = rows.drop_nulls(list(at.table.key)).select(*_hashed(at), *_content(), "_revision", "_batch", "_row")
+def _read(at: lake.TableAt, rows: "pl.LazyFrame") -> Iterator[Entries]:
+    """Entries of rows, some at a time; a row without its key (of a time when the key was another) has none.
+
+    Their contents are hashed anew: what the rows themselves carry may be another hash, of an older release.
+    """
+    declared = [column.name for column in at.table.columns if column.name in rows.collect_schema()]
+    wanted = rows.drop_nulls(list(at.table.key)).select(*declared, "_revision", "_batch", "_row")
     for some in wanted.collect_batches(chunk_size=PART, maintain_order=False, engine="streaming"):
-        entries = np.empty((len(some), key_index.WIDTH), np.uint64)
-        entries[:, KEY] = some.select("_key_1", "_key_2").to_numpy()
-        entries[:, CONTENT] = some.select("_content_1", "_content_2").to_numpy()
-        entries[:, REVISION] = some["_revision"].to_numpy()
-        entries[:, PLACE] = key_index.place(some["_batch"].to_numpy(), some["_row"].to_numpy())
-        yield entries
+        yield entries(at, some, contents(at, some))
 
 
-def _content() -> "list[pl.Expr]":
-    """Both halves of the content's hash."""
-    import polars as pl
+def entries(at: lake.TableAt, rows: "pl.DataFrame", content: Hashes) -> Entries:
+    """What the index is to know of published rows, in their order."""
+    made = np.empty((len(rows), key_index.WIDTH), np.uint64)
+    made[:, KEY], made[:, CONTENT] = keys(at, rows), content
+    made[:, REVISION] = rows["_revision"].to_numpy()
+    made[:, PLACE] = key_index.place(rows["_batch"].to_numpy(), rows["_row"].to_numpy())
+    return made
 
-    whole = pl.col("_hash").str.decode("hex").bin
-    halves = [whole.slice(start, 8).bin.reinterpret(dtype=pl.UInt64, endianness="big") for start in (0, 8)]
-    return [half.alias(f"_content_{number}") for number, half in enumerate(halves, 1)]
+
+def keys(at: lake.TableAt, rows: "pl.DataFrame") -> Hashes:
+    """Hashes of the rows' keys. A collision would make a row of a new key a revision, and lose no row."""
+    declared = {column.name: column for column in at.table.columns}
+    return hashes(rows, [declared[name] for name in at.table.key])
 
 
-def _hashed(at: lake.TableAt) -> "list[pl.Expr]":
-    """Both halves of the key's hash. A collision would make a row of a new key a revision, and lose no row."""
-    import polars as pl
-
-    declared = {column.name: lake.dtype(column) for column in at.table.columns}
-    key = pl.struct(pl.col(name).cast(declared[name]) for name in at.table.key)
-    return [key.hash(seed).alias(f"_key_{seed}") for seed in SEEDS]
+def contents(at: lake.TableAt, rows: "pl.DataFrame") -> Hashes:
+    """Hashes of all that a row says."""
+    return hashes(rows, at.table.columns)
 
 
 def _layout(at: lake.TableAt) -> str:
-    """Another version of Polars hashes otherwise, and so does another type of the key."""
-    import polars as pl
-
-    kinds = {column.name: column.type for column in at.table.columns if column.name in at.table.key}
-    return json.dumps([LAYOUT, pl.__version__, [(name, kinds[name]) for name in at.table.key]])
-
-
-def _text(content: "np.typing.NDArray[np.uint64]") -> "pl.Series":
-    """Content hashes as the table writes them."""
-    import polars as pl
-
-    whole = np.frombuffer(content.astype(">u8").tobytes(), "V16")
-    return pl.Series(whole.tolist(), dtype=pl.Binary).bin.encode("hex")
+    """Other columns and other types are hashed otherwise."""
+    kinds = [(column.name, column.type) for column in at.table.columns]
+    return json.dumps([LAYOUT, list(at.table.key), kinds])

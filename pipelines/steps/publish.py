@@ -1,6 +1,5 @@
 """Publish: commit each judged batch, its broken rows first, its good rows last."""
 
-import hashlib
 import logging
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,7 +8,9 @@ import polars as pl
 
 from pipelines import lake
 from pipelines.errors import ConservationBroken
-from pipelines.known import known
+from pipelines.hashing import text
+from pipelines.key_index import Entries
+from pipelines.known import contents, entries, known
 from pipelines.records import CheckedArrivals, CheckedBatch, Ledger
 from pipelines.spec import UseCase
 from pipelines.steps.ahead import ahead
@@ -29,7 +30,7 @@ ASIDE: dict[str, pl.DataType] = {
     "received_at": pl.Datetime("us", "UTC"),
     "by": pl.String(),
 }
-UNIT = "\x1f"
+HALVES = ("_hash_1", "_hash_2")
 MOST_FILES = 100
 """A table of more files is put together: each one costs every reader a few milliseconds."""
 
@@ -63,29 +64,28 @@ class _Parts(NamedTuple):
     """A judged batch by itself: what can be told of it before the batches in front of it are committed."""
 
     good: pl.DataFrame
-    """With `_hash`; of a refused batch nothing."""
+    """With `_hash` and its halves; of a refused batch no rows."""
     broken: pl.DataFrame
     """As lines of the quarantine."""
 
 
 def _parts(at: lake.TableAt, checked: CheckedBatch) -> _Parts:
     if checked.failed is not None:
-        return _Parts(nothing(at), _refused(checked))
+        return _Parts(_hashed(at, nothing(at)), _refused(checked))
     rows = pl.read_parquet(checked.uri)
     is_broken = pl.col("_reasons").list.len() > 0
     broken = rows.filter(is_broken).select(row="_row", count=pl.lit(1), reasons="_reasons", raw="_raw")
     return _Parts(_hashed(at, rows.filter(~is_broken)), _aside(broken, checked, lake.QUARANTINED))
 
 
-def _commit(
-    tools: Tools, at: lake.TableAt, checked: CheckedBatch, parts: _Parts, last: pl.DataFrame | None
-) -> pl.DataFrame:
+def _commit(tools: Tools, at: lake.TableAt, checked: CheckedBatch, parts: _Parts, last: Entries | None) -> Entries:
     """Quarantine first, published last: only the last commit says that the batch is done. What it published."""
     number = checked.batch.number
     good, aside = parts if checked.failed is not None else _split(tools, at, checked, parts, last)
+    published = _published(good, at, checked)
     tools.tables.append(at.aside, aside, lake.PUBLISH, number)
-    tools.tables.append(at.published, good, lake.PUBLISH, number)
-    return good
+    tools.tables.append(at.published, published, lake.PUBLISH, number)
+    return entries(at, published, good.select(HALVES).to_numpy())
 
 
 def _refused(checked: CheckedBatch) -> pl.DataFrame:
@@ -103,13 +103,13 @@ def _refused(checked: CheckedBatch) -> pl.DataFrame:
 
 
 def _split(
-    tools: Tools, at: lake.TableAt, checked: CheckedBatch, parts: _Parts, last: pl.DataFrame | None
+    tools: Tools, at: lake.TableAt, checked: CheckedBatch, parts: _Parts, last: Entries | None
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """What is published, and what is not: broken rows and those that are known already."""
     good = _revised(tools, at, parts.good, last)
     duplicates = good.filter("_same").select(row="_row", count=pl.lit(1), reasons=pl.lit(None), raw=pl.lit(None))
     aside = pl.concat([parts.broken, _aside(duplicates, checked, lake.DUPLICATE)])
-    return _published(good.filter(~pl.col("_same")), at, checked), aside
+    return good.filter(~pl.col("_same")), aside
 
 
 def revise(tools: Tools, at: lake.TableAt, rows: pl.DataFrame) -> pl.DataFrame:
@@ -120,7 +120,7 @@ def revise(tools: Tools, at: lake.TableAt, rows: pl.DataFrame) -> pl.DataFrame:
     return _revised(tools, at, _hashed(at, rows), None)
 
 
-def _revised(tools: Tools, at: lake.TableAt, rows: pl.DataFrame, last: pl.DataFrame | None) -> pl.DataFrame:
+def _revised(tools: Tools, at: lake.TableAt, rows: pl.DataFrame, last: Entries | None) -> pl.DataFrame:
     told = rows.hstack(known(tools.tables, at, rows, last))
     key = list(at.table.key)
     again = told.select(pl.struct(key).is_duplicated()).to_series()
@@ -141,27 +141,9 @@ def _numbered(rows: pl.DataFrame, same: pl.Expr, so_far: Callable[[str], pl.Expr
 
 
 def _hashed(at: lake.TableAt, rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.with_columns(_hash=_hashes(rows, [column.name for column in at.table.columns]))
-
-
-def _hashes(rows: pl.DataFrame, names: list[str]) -> pl.Series:
-    """BLAKE2b-128 of the typed cells, so that `29` and `29.0` are the same content.
-
-    Published rows hold it, so it stays as it is: another hash would make every old row a revision.
-    """
-    cells = [pl.col(name).cast(pl.String).fill_null("\x00") for name in names]
-    text = rows.select(pl.concat_str(cells, separator=UNIT)).to_series()
-    return pl.Series("_hash", _digests(text.cast(pl.Binary).to_list()), pl.Binary).bin.encode("hex")
-
-
-def _digests(texts: list[bytes]) -> list[bytes]:
-    """Of each text; a copy of an empty hash costs less than a new one."""
-    fresh, found = hashlib.blake2b(digest_size=16).copy, []
-    for text in texts:
-        hashed = fresh()
-        hashed.update(text)
-        found.append(hashed.digest())
-    return found
+    """Published rows hold their hash as text."""
+    halves = contents(at, rows)
+    return rows.with_columns(text(halves).alias("_hash"), *pl.DataFrame(halves, HALVES))
 
 
 def _published(good: pl.DataFrame, at: lake.TableAt, checked: CheckedBatch) -> pl.DataFrame:

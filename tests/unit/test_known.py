@@ -13,6 +13,7 @@ import pytest
 from pipelines import key_index, lake
 from pipelines.key_index import FAN, Held, KeyIndex
 from pipelines.known import caught_up, known
+from pipelines.spec import Field
 from pipelines.steps import publish as publishing
 from pipelines.steps.publish import publish
 from tests.builders import NOW
@@ -57,7 +58,6 @@ def some(world):
     return world
 
 
-OLD = ["8697a94c9ceaa627cb274b4feed252e7", "0b929b5e68470921b0ec3f0b57acd75d"]
 THIRD = lines((1, 1), (2, 20), (3, 30), (6, 6))
 AFTER = {"arrived": 11, "published": 6, "revised": 2, "duplicate": 3}
 
@@ -89,12 +89,23 @@ def test_a_home_without_an_index_and_without_a_tally_goes_on_as_it_was(some):
     assert agrees(some)
 
 
-def test_the_content_hash_is_the_one_that_older_homes_wrote():
-    cells = pl.DataFrame(
-        {"a": [1, None], "b": ["Zoë", "x"], "c": [1.5, 29.0], "d": [NOW, NOW]},
-        {"a": pl.Int64, "b": pl.String, "c": pl.Float64, "d": pl.Datetime("us", "UTC")},
-    )
-    assert publishing._hashes(cells, ["a", "b", "c", "d"]).to_list() == OLD
+def test_rows_that_carry_another_release_s_hash_are_known_by_what_they_say(some):
+    """Releases before hashed contents otherwise, and their index was of another layout."""
+    from deltalake import DeltaTable
+
+    DeltaTable(at(some).published).update({"_hash": f"'{'0' * 32}'"})
+    _of_another_layout(keys_of(some))
+    assert third(some) == AFTER
+
+
+def test_a_column_that_is_declared_later_makes_no_old_row_a_revision(some):
+    later = Field(name="colour", type="text", optional=True, example="red")
+    (table,) = some.use_case.tables
+    wider = table.model_copy(update={"columns": (*table.columns, later)})
+    some.use_case = some.use_case.model_copy(update={"tables": (wider,)})
+    assert third(some) == AFTER
+    put(some, "events-4.csv", "id,who,at,amount,colour\n6,someone,,6,\n3,someone,,30,red\n")
+    assert third(some) == AFTER | {"arrived": 13, "revised": 3, "duplicate": 4}
 
 
 def _truncated(folder):
@@ -111,12 +122,12 @@ def _half_a_manifest(folder):
     manifest.write_text(manifest.read_text()[:40])
 
 
-def _of_other_hashes(folder):
+def _of_another_layout(folder):
     manifest = folder / key_index.MANIFEST
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"layout": "another Polars"}))
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"layout": "another"}))
 
 
-@pytest.mark.parametrize("tear", [_truncated, _without_a_run, _half_a_manifest, _of_other_hashes])
+@pytest.mark.parametrize("tear", [_truncated, _without_a_run, _half_a_manifest, _of_another_layout])
 def test_a_torn_index_is_made_anew(some, tear, caplog):
     caplog.set_level("INFO")
     tear(keys_of(some))

@@ -1,0 +1,74 @@
+"""Hashes of typed cells: 128 bits that two rows share when they hold the same values, however those were written.
+
+A cell is a word of 64 bits: a number's or a time's own bits, XXH3 of a text. A row is its words, and behind them
+which of its cells are null; its hash is XXH3 of that under two seeds. It is the same on every machine and with
+every version of the libraries. XXH3 is not cryptographic: it tells apart what differs by chance, not what was
+forged.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines import lake
+from pipelines.spec import Field
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Hashes = NDArray[np.uint64]
+"""(n, 2): both halves of each row's hash."""
+SEEDS = (1, 2)
+WORD = 64
+
+
+def hashes(rows: "pl.DataFrame", columns: Sequence[Field]) -> Hashes:
+    """Of each row's cells in these columns, in this order; a column that the rows do not have is null in all."""
+    import polars as pl
+    import polars_hash
+
+    words = np.zeros((rows.height, len(columns) + -(-len(columns) // WORD)), "<u8")
+    for place, column in enumerate(columns):
+        if column.name not in rows.columns:
+            nulls: NDArray[np.bool_] = np.ones(rows.height, np.bool_)
+        else:
+            cells = rows[column.name].cast(lake.dtype(column), strict=False)
+            nulls = cells.is_null().to_numpy()
+            words[:, place] = _words(cells)
+        words[:, len(columns) + place // WORD] |= nulls.astype(np.uint64) << np.uint64(place % WORD)
+    row = polars_hash.col("row").nchash
+    halves = [row.xxh3_64(seed=seed).alias(f"{seed}") for seed in SEEDS]
+    found = pl.DataFrame({"row": _binary(words)}).select(halves).to_numpy()
+    return np.ascontiguousarray(found, np.uint64)
+
+
+def text(found: Hashes) -> "pl.Series":
+    """As a table writes them: 32 hexadecimal digits each."""
+    return _binary(found.astype(">u8")).bin.encode("hex")
+
+
+def _words(cells: "pl.Series") -> NDArray[np.uint64]:
+    """A word a cell; minus zero is zero, and a null is 0, as other cells are."""
+    import polars as pl
+    import polars_hash
+
+    if cells.dtype == pl.String:
+        hashed = cells.to_frame("cell").select(polars_hash.col("cell").nchash.xxh3_64().fill_null(0))
+        return hashed.to_series().to_numpy()
+    if cells.dtype.is_float():
+        return (cells.fill_null(0.0).to_numpy() + 0.0).view(np.uint64)
+    return cells.to_physical().fill_null(0).to_numpy().view(np.uint64)
+
+
+def _binary(rows: NDArray[np.uint64]) -> "pl.Series":
+    """Each row's bytes as one cell."""
+    import polars as pl
+    import pyarrow as pa
+
+    whole = np.ascontiguousarray(rows)
+    width = whole.shape[1] * whole.itemsize
+    return pl.Series(
+        pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(whole), [None, pa.py_buffer(whole)])
+    )
