@@ -54,6 +54,8 @@ class SourceRow(Frozen):
     suite: str
     in_snapshot: bool
     """Whether the version that answered could have learnt from it."""
+    replaced: bool
+    """Whether the snapshot held a later revision in its stead."""
 
 
 class Rescored(Frozen):
@@ -185,14 +187,34 @@ def _rows_of(
     import polars as pl
 
     for table in use_case.tables:
-        rows = tables.scan(_at(home, use_case, table.name).published)
+        at = _at(home, use_case, table.name)
+        rows = tables.scan(at.published)
         if entity is None or use_case.entity not in rows.collect_schema():
             continue
-        mine = rows.filter(pl.col(use_case.entity).cast(pl.String) == entity).select(ROW).sort("_batch", "_row")
-        for row in mine.collect().iter_rows(named=True):
+        is_mine = pl.col(use_case.entity).cast(pl.String) == entity
+        arrived, in_force = _places(tables, at, evidence, is_mine)
+        for row in rows.filter(is_mine).select(ROW).sort("_batch", "_row").collect().iter_rows(named=True):
             told = {name.removeprefix("_"): value for name, value in row.items()}
-            known = told["received_at"] <= evidence.snapshot.as_of
-            yield SourceRow(table=table.name, in_snapshot=known, **told)
+            place = row["_batch"], row["_row"]
+            known = place in in_force
+            yield SourceRow(table=table.name, in_snapshot=known, replaced=place in arrived and not known, **told)
+
+
+def _places(
+    tables: Tables, at: lake.TableAt, evidence: Evidence, wanted: "pl.Expr"
+) -> "tuple[set[tuple[int, int]], set[tuple[int, int]]]":
+    """Batch and row of all such rows that the snapshot saw, and of those that were in force in it."""
+    import polars as pl
+
+    snapshot = evidence.snapshot
+    rows = tables.scan(at.published, snapshot.versions[at.table.name])
+    if not rows.collect_schema():
+        return set(), set()
+    arrived = rows.filter(wanted & (pl.col("_received_at") <= snapshot.as_of))
+    seen = arrived.select({*at.table.key, *lake.PLACE}).collect()
+    each = (seen, lake.last_revisions(at, seen))
+    arrived_at, in_force_at = ({*rows.select("_batch", "_row").iter_rows()} for rows in each)
+    return arrived_at, in_force_at
 
 
 def _difference(again: float, recorded: float) -> float:

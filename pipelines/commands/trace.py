@@ -100,7 +100,9 @@ def _sources(traced: "Trace") -> "Iterator[tuple[str, str]]":
     if len(traced.files) > MOST_FILES:
         yield "", f"{len(traced.files) - MOST_FILES} more files: --json names all, --rows every row"
     for row in traced.rows:
-        learnt = "in the snapshot" if row.in_snapshot else "came after the snapshot"
+        learnt = "came after the snapshot"
+        if row.in_snapshot or row.replaced:
+            learnt = "in the snapshot" if row.in_snapshot else "in the snapshot a later revision stands for it"
         place = f"{row.table}: {row.file} row {row.row:,}, revision {row.revision}"
         yield "its own row", f" {place}, batch {row.batch}, {learnt}"
 
