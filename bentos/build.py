@@ -62,7 +62,7 @@ def build(model: Path, use_case: str, version: str, store: Path, lock: Path, evi
         )
         (source / "stamp.json").write_text(stamp.model_dump_json(indent=1))
         (source / "evidence.json").write_text(json.dumps(evidence, indent=1, sort_keys=True))
-        for own in ("app.py", "service.py"):
+        for own in ("touchline_app.py", "service.py"):
             shutil.copyfile(Path(__file__).parent / own, source / own)
         shutil.copyfile(lock, source / "requirements.txt")
         _publish(_run(staging, use_case, name, _bentofile(use_case, source)), final)

@@ -1,8 +1,9 @@
-"""One BentoML service for every use case, over what `app` beside this file has opened.
+"""One BentoML service for every use case, over what `touchline_app` beside this file has opened.
 
-A place serves `app` by `pipelines.serving.run`: the hot path outside, this service behind it, loaded when it is
-asked for. Under `bentoml serve` the hot path is the service's middleware, so the same contract is answered, but
-nobody keeps a log; the code is then read from the wheels beside this file, whatever is installed on that machine.
+A place serves `touchline_app:app` by `pipelines.serving.run`: the hot path outside, this service behind it, loaded
+when it is asked for. Under `bentoml serve` the hot path is the service's middleware, so the same contract is
+answered, but nobody keeps a log; the code is then read from the wheels beside this file, whatever is installed on
+that machine.
 """
 
 import os
@@ -16,8 +17,8 @@ if not os.environ.get("TOUCHLINE_PLACE_CODE"):
 
 import bentoml
 import msgspec
-from app import ANSWERS  # type: ignore[import-not-found]
 from pydantic import BaseModel
+from touchline_app import ANSWERS  # type: ignore[import-not-found]
 
 from pipelines.serving import schema
 from pipelines.serving.hot import Hot, Route, asked

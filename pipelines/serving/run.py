@@ -65,7 +65,7 @@ class OnePiece(HttpToolsProtocol):
 
     @property
     def _hot(self) -> Hot:
-        """What uvicorn loaded: a bento's `app:app`."""
+        """What uvicorn loaded: a bento's `touchline_app:app`."""
         return cast("Hot", self.app)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -160,10 +160,10 @@ class OnePiece(HttpToolsProtocol):
 
 
 def main(source: str, port: int) -> None:
-    """Serve `app:app` from a bento's `src` folder until told to stop."""
+    """Serve `touchline_app:app` from a bento's `src` folder until told to stop."""
     gc.disable()  # until the bento is loaded
     uvicorn.run(
-        "app:app", app_dir=source, host="127.0.0.1", port=port, loop="uvloop", http=OnePiece,
+        "touchline_app:app", app_dir=source, host="127.0.0.1", port=port, loop="uvloop", http=OnePiece,
         access_log=False, server_header=False, proxy_headers=False, log_level="warning", lifespan="on",
         timeout_graceful_shutdown=GRACE_SECONDS,
     )  # fmt: skip

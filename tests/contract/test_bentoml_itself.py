@@ -121,7 +121,9 @@ def test_bentoml_s_own_client_asks_by_name_and_gets_typed_errors(endpoint):
 def test_a_place_starts_without_bentoml_and_loads_it_for_who_asks(carried):
     home, tag = carried
     source = bento_of(home, tag) / "src"
-    loaded = "import app, sys; told = [m for m in sys.modules if 'bentoml' in m]; app._service(); "
+    loaded = (
+        "import touchline_app as app, sys; told = [m for m in sys.modules if 'bentoml' in m]; app._service(); "
+    )
     loaded += "print(told, 'bentoml' in sys.modules)"
     told = subprocess.run(
         [sys.executable, "-P", "-c", f"import sys; sys.path.insert(0, {str(source)!r}); {loaded}"],
