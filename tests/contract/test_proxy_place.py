@@ -10,7 +10,7 @@ import pipelines
 from pipelines import catalog, provenance
 from pipelines.errors import CheckFailed
 from pipelines.serving import place
-from tests.places import make_bento, starting
+from tests.places import answers, make_bento, starting
 from tests.releases import ROW, make_release
 
 
@@ -64,9 +64,9 @@ def test_what_a_killed_place_leaves_lies_in_its_own_folder(built, tmp_path, monk
     elsewhere.mkdir()
     monkeypatch.setenv("TMPDIR", str(elsewhere))
     with starting(built.path, tmp_path) as start:
-        process = start("a").process
-        process.kill()
-        process.wait(30)
+        place = start("a")
+        assert answers(f"http://127.0.0.1:{place.port}/schema.json", 60), "BentoML's service, which makes a folder"
+        place.kill()
     assert list(tmp_path.rglob("bentoml-client-*"))
     assert not list(elsewhere.iterdir())
 

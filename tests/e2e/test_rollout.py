@@ -101,7 +101,7 @@ def test_a_model_whose_code_fails_is_rolled_back_by_its_errors(swift, tmp_path):
 def test_an_equal_model_ends_as_the_plan_says_for_no_difference(swift):
     champion = serving(swift).version
     with streaming(swift):
-        version = trained(swift, TREES=601, NO_DIFFERENCE="rollback")
+        version = trained(swift, TREES=600, NO_DIFFERENCE="rollback")
         end = until_ended(swift, version)
     assert (end.outcome, serving(swift).version) == ("rolled back", champion)
     assert f"no difference to version {champion}" in end.why
