@@ -104,7 +104,7 @@ def _memory(bare: Target, platform: Target) -> list[Result]:
         return compared(f"memory of a place{what}", "MiB", REFERENCE, [(pair[0], pair[1])], aim, 1)
 
     alone = resident("", "< 0.8")
-    assert answers(f"http://127.0.0.1:{platform.port}{platform.path}{SCHEMA}")
+    assert answers(f"http://127.0.0.1:{platform.port}{platform.path}{SCHEMA}", 60)
     return [alone, resident(WITH_SERVICE, "")]
 
 
