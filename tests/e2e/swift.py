@@ -44,6 +44,12 @@ def trained(stack: Stack, case: str = "swift", **changed: object) -> str:
     return found[1]
 
 
+def answering(stack: Stack, case: str = "swift") -> str | None:
+    """The version that answers a request; None before the first. What is recorded is so a moment later."""
+    said = stack.ask(f"/{case}/model")
+    return said.body["version"] if said.status == 200 else None
+
+
 def rollout(stack: Stack, case: str = "swift") -> dict[str, Any]:
     """What `touchline rollout status` tells."""
     told: dict[str, Any] = json.loads(stack.run("rollout", "status", case, "--json"))

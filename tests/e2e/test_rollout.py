@@ -19,7 +19,19 @@ from pipelines.errors import Final
 from tests.builders import football
 from tests.conftest import wait_for
 from tests.e2e.clients import asking
-from tests.e2e.swift import LIMIT, Code, ended, rollout, serving, streaming, trained, under_way, until_ended, write
+from tests.e2e.swift import (
+    LIMIT,
+    Code,
+    answering,
+    ended,
+    rollout,
+    serving,
+    streaming,
+    trained,
+    under_way,
+    until_ended,
+    write,
+)
 
 CALM = {"threads": 1, "pause": 0.02, "use_case": "swift"}
 
@@ -37,7 +49,7 @@ def swift(stack):
     write(stack)
     stack.run("ingest", "swift")
     first = trained(stack)
-    wait_for(lambda: serving(stack).version == first, "the first version to serve", LIMIT)
+    wait_for(lambda: answering(stack) == first, "the first version to serve", LIMIT)
     return stack
 
 
@@ -231,7 +243,7 @@ def derby(stack):
     matches(stack)
     stack.run("ingest", "derby")
     first = trained(stack, "derby")
-    wait_for(lambda: serving(stack, "derby").version == first, "the first version to serve", LIMIT)
+    wait_for(lambda: answering(stack, "derby") == first, "the first version to serve", LIMIT)
     return stack
 
 
