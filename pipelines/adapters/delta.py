@@ -3,6 +3,7 @@
 import fcntl
 import json
 from pathlib import Path
+from typing import NamedTuple, Self
 from urllib.parse import unquote
 
 import polars as pl
@@ -25,12 +26,48 @@ NO_WORD_TWICE = WriterProperties(
 """To look for repeated values where there are none takes a third of the time of a commit."""
 
 
+class _Opened(NamedTuple):
+    """A table as it was at one commit; never brought up to date, because readers may still look at it."""
+
+    table: DeltaTable
+    log: Path
+    commit: tuple[int, int, int] | None
+    """What tells the file of that commit from another one of its name; None where there is none."""
+
+    @classmethod
+    def of(cls, uri: str, table: DeltaTable) -> Self:
+        """As it is now."""
+        log = Path(uri, "_delta_log")
+        return cls(table, log, _commit(log, table.version()))
+
+    @property
+    def is_newest(self) -> bool:
+        """The commit is still the one of its number, and none follows it: the log has no gaps."""
+        number = self.table.version()
+        here, following = _commit(self.log, number), _commit(self.log, number + 1)
+        return here is not None and here == self.commit and following is None
+
+
 class DeltaTables:
-    """`Tables` on a file system."""
+    """`Tables` on a file system. A table is read from its log once for each commit, not for each question."""
+
+    def __init__(self) -> None:
+        """Nothing is opened yet."""
+        self._opened: dict[str, _Opened] = {}
+
+    def _open(self, uri: str) -> DeltaTable | None:
+        """The newest version; None when there is no table."""
+        opened = self._opened.get(uri)
+        if opened is not None and opened.is_newest:
+            return opened.table
+        table = _table(uri)
+        if table is not None:
+            self._opened[uri] = _Opened.of(uri, table)
+        return table
 
     def committed(self, uri: str, app: str) -> int:
         """Number of the last commit of that app; the transaction action survives log clean-up."""
-        table = _open(uri)
+        table = self._open(uri)
         return 0 if table is None else (table.transaction_version(app) or 0)
 
     def append(self, uri: str, rows: pl.DataFrame, app: str, number: int) -> None:
@@ -39,24 +76,28 @@ class DeltaTables:
             return
         Path(uri).parent.mkdir(parents=True, exist_ok=True)
         once = CommitProperties(app_transactions=[Transaction(app, number)])
+        table = _table(uri)  # its own: the commit moves it on
         write_deltalake(
-            uri,
+            uri if table is None else table,
             rows.to_arrow(),
             mode="append",
             schema_mode="merge",
             commit_properties=once,
             writer_properties=NO_WORD_TWICE,
         )
+        if table is not None:
+            self._opened[uri] = _Opened.of(uri, table)
 
     def scan(self, uri: str, version: int | None = None) -> pl.LazyFrame:
         """Rows at a version, in no promised order."""
-        if _open(uri) is None:
+        table = self._open(uri)
+        if table is None:
             return pl.LazyFrame()
-        return pl.scan_delta(uri, version=version)
+        return pl.scan_delta(table if version in {None, table.version()} else uri, version=version)
 
     def where(self, uri: str, column: str, number: int) -> pl.LazyFrame:
         """By the statistics of each file; the first file of a plain scan is opened whatever it holds."""
-        table = _open(uri)
+        table = self._open(uri)
         if table is None:
             return pl.LazyFrame()
         files = pl.DataFrame(table.get_add_actions(flatten=True))
@@ -68,12 +109,12 @@ class DeltaTables:
 
     def version(self, uri: str) -> int:
         """The newest version."""
-        table = _open(uri)
+        table = self._open(uri)
         return -1 if table is None else int(table.version())
 
     def rows(self, uri: str) -> int:
         """By the statistics of each file; of files without them by their footers."""
-        table = _open(uri)
+        table = self._open(uri)
         if table is None:
             return 0
         counts = pl.DataFrame(table.get_add_actions(flatten=True))["num_records"]
@@ -96,7 +137,7 @@ class DeltaTables:
                     files.append(unquote(action["add"]["path"]))
         if not all(Path(uri, file).exists() for file in files):
             return None
-        return _files(uri, files, pl.scan_delta(uri, version=until).collect_schema())
+        return _files(uri, files, self.scan(uri, until).collect_schema())
 
     def tidy(self, uri: str, most: int) -> None:
         """Compaction: a commit that moves rows; older versions keep their files, transactions stay.
@@ -105,7 +146,7 @@ class DeltaTables:
         there twice (deltalake 1.6.6; a test shows it). So one works at a time, from what the table is then; the
         system takes the lock from a killed one. An append at the same time is no harm.
         """
-        table = _open(uri)
+        table = self._open(uri)
         if table is None or len(table.file_uris()) <= most:
             return
         with Path(f"{uri}.lock").open("w") as lock:
@@ -123,7 +164,15 @@ def _files(uri: str, files: list[str], schema: pl.Schema) -> pl.LazyFrame:
     return pl.scan_parquet([Path(uri, file) for file in files], schema=schema, missing_columns="insert")
 
 
-def _open(uri: str) -> DeltaTable | None:
+def _commit(log: Path, number: int) -> tuple[int, int, int] | None:
+    try:
+        file = (log / f"{number:020}.json").stat()
+    except FileNotFoundError:
+        return None
+    return file.st_ino, file.st_size, file.st_mtime_ns
+
+
+def _table(uri: str) -> DeltaTable | None:
     try:
         return DeltaTable(uri)
     except TableNotFoundError:

@@ -1,6 +1,7 @@
 """The Delta adapter: what the log alone tells, and files that are put together."""
 
 import fcntl
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
+from pipelines.adapters import delta
 from pipelines.adapters.delta import DeltaTables
 
 TABLES = DeltaTables()
@@ -107,3 +109,85 @@ def test_an_append_during_a_compaction_is_kept(uri):
     stale.optimize.compact()
     assert sorted(TABLES.scan(uri).collect()["x"]) == [10, 11, 20, 21, 30, 31, 40]
     assert TABLES.committed(uri, "publish") == 4
+
+
+# --- one opening for many questions ---------------------------------------------------------------------
+
+
+def row(number):
+    return pl.DataFrame({"_batch": [number], "x": [number * 10]})
+
+
+def told(tables, uri):
+    """What each question says: version, commits of the two apps, rows by the log and by the files."""
+    committed = tables.committed(uri, "publish"), tables.committed(uri, "other")
+    where = tables.where(uri, "_batch", 4)
+    found = where.collect().height if where.collect_schema() else 0
+    return tables.version(uri), committed, tables.rows(uri), found
+
+
+def test_the_log_is_read_once_for_each_commit_whatever_is_asked(uri, monkeypatch):
+    opened = []
+    monkeypatch.setattr(delta, "DeltaTable", lambda *args: opened.append(args) or DeltaTable(*args))
+    tables = DeltaTables()
+    for _ in range(5):
+        told(tables, uri)
+        tables.scan(uri).collect()
+        tables.scan(uri, 2).collect()
+    assert len(opened) == 1
+    tables.append(uri, row(4), "publish", 4)
+    tables.append(uri, row(4), "publish", 4)
+    for _ in range(5):
+        assert told(tables, uri) == (3, (4, 0), 7, 1)
+    assert len(opened) == 2
+
+
+def test_what_another_process_commits_is_seen_at_once(uri):
+    tables = DeltaTables()
+    for number in range(1, 8):
+        assert tables.committed(uri, "other") == number - 1
+        DeltaTables().append(uri, row(4), "other", number)
+        assert told(tables, uri) == (2 + number, (3, number), 6 + number, number)
+    tables.append(uri, row(4), "other", 7)
+    assert tables.version(uri) == 9
+    tables.append(uri, row(5), "other", 8)
+    assert told(tables, uri) == told(DeltaTables(), uri) == (10, (3, 8), 14, 7)
+
+
+def test_a_table_that_was_put_back_made_anew_or_removed_is_not_taken_for_the_one_before(uri, tmp_path):
+    kept, tables = tmp_path / "kept", DeltaTables()
+    shutil.copytree(uri, kept)
+    TABLES.append(uri, row(4), "publish", 4)
+    assert told(tables, uri) == (3, (4, 0), 7, 1)
+    shutil.rmtree(uri)
+    shutil.copytree(kept, uri)
+    assert told(tables, uri) == (2, (3, 0), 6, 0)
+    shutil.rmtree(uri)
+    assert told(tables, uri) == (-1, (0, 0), 0, 0)
+    for number in (1, 2, 3):
+        TABLES.append(uri, row(4), "other", number)
+    assert told(tables, uri) == (2, (0, 3), 3, 3)
+
+
+def test_a_frame_shows_the_version_at_which_it_was_asked_for(uri):
+    tables = DeltaTables()
+    frame = tables.scan(uri)
+    tables.append(uri, row(4), "publish", 4)
+    later = tables.scan(uri)
+    tables.append(uri, row(5), "publish", 5)
+    assert [each.select(pl.len()).collect().item() for each in (frame, later, tables.scan(uri))] == [6, 7, 8]
+
+
+def test_threads_that_share_it_see_each_others_commits_and_lose_none(uri):
+    tables = DeltaTables()
+
+    def work(name):
+        for number in range(1, 9):
+            tables.append(uri, row(4), name, number)
+            assert tables.committed(uri, name) == number
+            assert tables.where(uri, "_batch", 4).collect().height >= number
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, ["one", "two", "three", "four"]))
+    assert (tables.rows(uri), tables.version(uri)) == (6 + 32, 2 + 32)
+    assert {tables.committed(uri, name) for name in ("one", "two", "three", "four")} == {8}
