@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 from pipelines.catalog import PACKAGE as FOLDERS
 from pipelines.catalog import Found
@@ -45,8 +46,10 @@ def _below(folder: Path) -> dict[str, Path]:
 
 def copy_code(found: Found, folder: Path) -> None:
     """A release carries the code that makes its features (law L5)."""
-    for name, file in code_files(found).items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    files = code_files(found)
+    for parent in {(folder / name).parent for name in files}:
+        parent.mkdir(parents=True, exist_ok=True)
+    for name, file in files.items():
         shutil.copyfile(file, folder / name)
 
 
@@ -70,8 +73,21 @@ def git_commit() -> str | None:
     return told.stdout.strip() or None
 
 
-def training_key(found: Found, use_case: UseCase, snapshot: CleanSnapshot, lock: Path) -> str:
+class Provenance(NamedTuple):
+    """What trains, read once: a file that is edited meanwhile is another training's."""
+
+    code_digest: str
+    git_commit: str | None
+    lock_digest: str
+
+
+def of(found: Found, lock: Path) -> Provenance:
+    """As it is now."""
+    return Provenance(code_digest(found), git_commit(), lock_digest(lock))
+
+
+def training_key(use_case: UseCase, snapshot: CleanSnapshot, origin: Provenance) -> str:
     """SHA-256 of use case, data, code, lock, seed and parameters: the same key means the same candidate."""
     parts = [part.model_dump(mode="json") for part in use_case.parts]
-    told = [use_case.name, snapshot.digest, code_digest(found), lock_digest(lock), use_case.seed, parts]
+    told = [use_case.name, snapshot.digest, origin.code_digest, origin.lock_digest, use_case.seed, parts]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipelines import provenance, rows, slices
+from pipelines.provenance import Provenance
 from pipelines.records import Candidate, CleanSnapshot, Manifest, Wish
 from pipelines.scratch import scratch
 from pipelines.serving.predictor import read_manifest
@@ -27,13 +28,14 @@ Values = NDArray[np.float64]
 
 def train(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot, wish: Wish, now: datetime) -> Candidate:
     """The candidate of that snapshot: trained now, or found when the same training was done before."""
-    key = provenance.training_key(tools.found, use_case, snapshot, tools.lock)
+    origin = provenance.of(tools.found, tools.lock)
+    key = provenance.training_key(use_case, snapshot, origin)
     recorded = tools.evidence.by_key(key)
     if recorded is not None:
         log.info("nothing to train: run=%s was trained on the same rows, code and parameters", recorded.run_id)
         return candidate_of(recorded, found=True)
-    run_id = tools.tracker.find(use_case.name, key) or _train(tools, use_case, snapshot, key)
-    recorded = tools.evidence.add(_evidence(tools, use_case, snapshot, key, run_id, now))
+    run_id = tools.tracker.find(use_case.name, key) or _train(tools, use_case, snapshot, key, origin)
+    recorded = tools.evidence.add(_evidence(tools, use_case, snapshot, key, origin, run_id, now))
     tools.tracker.note(run_id, {"touchline.reason": wish.reason})
     log.info("run=%s metrics=%s", recorded.run_id, recorded.metrics)
     return candidate_of(recorded, found=False)
@@ -51,7 +53,13 @@ def candidate_of(evidence: Evidence, *, found: bool) -> Candidate:
 
 
 def _evidence(
-    tools: Tools, use_case: UseCase, snapshot: CleanSnapshot, key: str, run_id: str, now: datetime
+    tools: Tools,
+    use_case: UseCase,
+    snapshot: CleanSnapshot,
+    key: str,
+    origin: Provenance,
+    run_id: str,
+    now: datetime,
 ) -> Evidence:
     manifest = read_manifest(tools.tracker.folder(run_id) / "release")
     return Evidence(
@@ -59,9 +67,7 @@ def _evidence(
         use_case=use_case.name,
         run_id=run_id,
         snapshot=snapshot,
-        code_digest=provenance.code_digest(tools.found),
-        git_commit=provenance.git_commit(),
-        lock_digest=provenance.lock_digest(tools.lock),
+        **origin._asdict(),
         seed=use_case.seed,
         metrics=manifest.metrics,
         created_at=now,
@@ -85,11 +91,11 @@ def judged_rows(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot) -> pl.
     return whole.filter(rows.held_out(use_case, whole))
 
 
-def _train(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot, key: str) -> str:
+def _train(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot, key: str, origin: Provenance) -> str:
     with scratch("train") as folder:
-        manifest = _fit(tools, use_case, snapshot, key, folder)
         provenance.copy_code(tools.found, folder / "code")
-        return tools.tracker.log(use_case, _run_record(tools, use_case, snapshot, manifest, folder))
+        manifest = _fit(tools, use_case, snapshot, key, folder)
+        return tools.tracker.log(use_case, _run_record(tools, use_case, snapshot, manifest, origin, folder))
 
 
 class _Fitted(NamedTuple):
@@ -179,7 +185,12 @@ def _golden(use_case: UseCase, columns: Columns, outputs: Outputs) -> dict[str, 
 
 
 def _run_record(
-    tools: Tools, use_case: UseCase, snapshot: CleanSnapshot, manifest: Manifest, folder: Path
+    tools: Tools,
+    use_case: UseCase,
+    snapshot: CleanSnapshot,
+    manifest: Manifest,
+    origin: Provenance,
+    folder: Path,
 ) -> RunRecord:
     parameters = {
         f"{part.name}.{name}": str(value) for part in manifest.parts for name, value in part.parameters.items()
@@ -192,9 +203,9 @@ def _run_record(
         facts={
             "touchline.snapshot": snapshot.digest,
             "touchline.rows": json.dumps(snapshot.rows),
-            "touchline.code_digest": provenance.code_digest(tools.found),
-            "touchline.git_commit": provenance.git_commit() or "none",
-            "touchline.lock_digest": provenance.lock_digest(tools.lock),
+            "touchline.code_digest": origin.code_digest,
+            "touchline.git_commit": origin.git_commit or "none",
+            "touchline.lock_digest": origin.lock_digest,
             "touchline.suites": json.dumps(snapshot.suites),
         },
         data=snapshot.digest[:12],
