@@ -28,7 +28,9 @@ Keys = NDArray[np.uint64]
 WIDTH = 6
 BYTES = 8 * WIDTH
 KEY, CONTENT, REVISION, PLACE = slice(0, 2), slice(2, 4), 4, 5
-ROW_BITS = np.uint64(40)
+ROW_BITS = 40
+"""A batch has fewer rows than these bits can count: batch and row are one number."""
+_BITS = np.uint64(ROW_BITS)
 PIECE = 2**17
 """Entries that a merge holds of each run at once."""
 MANIFEST = "index.json"
@@ -60,13 +62,13 @@ class Held(Frozen):
 
 def place(batch: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Batch and row as one number in the order of arrival."""
-    return (batch.astype(np.uint64) << ROW_BITS) | row.astype(np.uint64)
+    return (batch.astype(np.uint64) << _BITS) | row.astype(np.uint64)
 
 
 def placed(places: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Batch and row again."""
-    row = places & ((np.uint64(1) << ROW_BITS) - np.uint64(1))
-    return (places >> ROW_BITS).astype(np.int64), row.astype(np.int64)
+    row = places & ((np.uint64(1) << _BITS) - np.uint64(1))
+    return (places >> _BITS).astype(np.int64), row.astype(np.int64)
 
 
 class KeyIndex:

@@ -49,15 +49,21 @@ def _texts(entities: "pl.Series") -> list[bytes]:
 
 
 def columns_of(use_case: UseCase, rows: "pl.DataFrame") -> Columns:
-    """The inputs as arrays: float64 for numbers (null: NaN), object (str or None) for text."""
-    return {field.name: _column(field, rows[field.name]) for field in use_case.inputs}
+    """The inputs as arrays: float64 for numbers (null: NaN), object (str or None) for text.
+
+    They are read-only: where nothing is missing they are the rows' own memory, and several parts look at them.
+    """
+    columns = {field.name: _column(field, rows[field.name]) for field in use_case.inputs}
+    for values in columns.values():
+        values.flags.writeable = False
+    return columns
 
 
 def _column(field: Field, cells: "pl.Series") -> NDArray[Any]:
     import polars as pl
 
     if field.type != "text" and cells.dtype.is_numeric():
-        return cells.cast(pl.Float64).to_numpy(writable=True)
+        return cells.cast(pl.Float64).to_numpy()
     return column(field, cells.to_list())
 
 

@@ -18,7 +18,7 @@ else:
     DataFrame = Any  # a place serves without Polars
 
 Columns = Mapping[str, NDArray[Any]]
-"""Equally long 1-d arrays by name: float64 for numbers and integers, object (str) for text."""
+"""Equally long 1-d arrays by name, to be read only: float64 for numbers and integers, object (str) for text."""
 Outputs = Mapping[str, NDArray[np.float64]]
 """What a release answers, by name; each array is (n,)."""
 State = dict[str, Any]
