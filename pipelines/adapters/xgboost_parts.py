@@ -1,7 +1,10 @@
 """XGBoost through scikit-learn's interface; parts are kept as `.ubj` and ONNX, never as a pickle."""
 
+import gc
 import json
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -117,10 +120,22 @@ def _onnx(model: Any, width: int) -> bytes:
     from onnxmltools.convert.common.data_types import FloatTensorType
 
     model.get_booster().feature_names = None
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _no_collection():
         warnings.simplefilter("ignore", DeprecationWarning)
         converted = convert_xgboost(model, initial_types=[("x", FloatTensorType([None, width]))])
     return bytes(converted.SerializeToString())
+
+
+@contextmanager
+def _no_collection() -> Generator[None]:
+    """While nodes of trees are made, a hundred thousand that all stay: to look through them took longer."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _predict(file: Path, matrix: Matrix) -> Values:
