@@ -79,7 +79,7 @@ def _show(results: list[Result]) -> None:
     sys.stdout.write(LINE.format("leg", "ours", "reference", "unit", "ratio", "aim", "holds", "n"))
     for each in results:
         judged = {True: "yes", False: "NO", None: "-"}[each.holds]
-        figures = (f"{each.value:.4g}", f"{each.against:.4g}", each.unit, f"{each.ratio:.2f}")
+        figures = (f"{each.value:.4g}", f"{each.against:.4g}", each.unit, f"{each.ratio:.3g}")
         sys.stdout.write(LINE.format(each.leg, *figures, each.aim or "-", judged, each.n))
 
 

@@ -42,7 +42,7 @@ def _row(each: Result) -> str:
     judged = {True: "reached", False: "**missed**", None: ""}[each.holds]
     reference = f"{each.against:.4g} {each.unit}: {each.reference}"
     return (
-        f"| {each.leg} | {each.value:.4g} {each.unit} | {reference} | {each.ratio:.2f} | {each.aim} | {judged} |"
+        f"| {each.leg} | {each.value:.4g} {each.unit} | {reference} | {each.ratio:.3g} | {each.aim} | {judged} |"
     )
 
 
