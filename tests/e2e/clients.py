@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 HEADERS = {"content-type": "application/json"}
@@ -18,6 +19,7 @@ class Failure(NamedTuple):
     at: float
     """Of the monotonic clock."""
     told: str
+    """With the time of day, as logs have it."""
 
 
 class Asking:
@@ -65,14 +67,17 @@ class Asking:
             answer = line.getresponse()
             told = answer.read()
         except (OSError, http.client.HTTPException) as broken:
-            self.failures.append(Failure(time.monotonic(), repr(broken)))
+            self._note(repr(broken))
             line.close()
             return None
         if answer.status != good:
-            self.failures.append(Failure(time.monotonic(), f"{answer.status} {told[:200].decode()}"))
+            self._note(f"{answer.status} {told[:200].decode()}")
             return None
         said: dict[str, Any] = json.loads(told)
         return said
+
+    def _note(self, told: str) -> None:
+        self.failures.append(Failure(time.monotonic(), f"{told} at {datetime.now(UTC):%H:%M:%S.%f}"))
 
     def _keep(self, line: http.client.HTTPConnection, said: dict[str, Any]) -> None:
         self.versions[said["model_version"]] += 1
