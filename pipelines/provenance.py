@@ -86,8 +86,8 @@ def of(found: Found, lock: Path) -> Provenance:
     return Provenance(code_digest(found), git_commit(), lock_digest(lock))
 
 
-def training_key(use_case: UseCase, snapshot: CleanSnapshot, origin: Provenance) -> str:
+def training_key(use_case: UseCase, snapshot: CleanSnapshot, made_by: Provenance) -> str:
     """SHA-256 of use case, data, code, lock, seed and parameters: the same key means the same candidate."""
     parts = [part.model_dump(mode="json") for part in use_case.parts]
-    told = [use_case.name, snapshot.digest, origin.code_digest, origin.lock_digest, use_case.seed, parts]
+    told = [use_case.name, snapshot.digest, made_by.code_digest, made_by.lock_digest, use_case.seed, parts]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

@@ -28,14 +28,14 @@ Values = NDArray[np.float64]
 
 def train(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot, wish: Wish, now: datetime) -> Candidate:
     """The candidate of that snapshot: trained now, or found when the same training was done before."""
-    origin = provenance.of(tools.found, tools.lock)
-    key = provenance.training_key(use_case, snapshot, origin)
+    made_by = provenance.of(tools.found, tools.lock)
+    key = provenance.training_key(use_case, snapshot, made_by)
     recorded = tools.evidence.by_key(key)
     if recorded is not None:
         log.info("nothing to train: run=%s was trained on the same rows, code and parameters", recorded.run_id)
         return candidate_of(recorded, found=True)
-    run_id = tools.tracker.find(use_case.name, key) or _train(tools, use_case, snapshot, key, origin)
-    recorded = tools.evidence.add(_evidence(tools, use_case, snapshot, key, origin, run_id, now))
+    run_id = tools.tracker.find(use_case.name, key) or _train(tools, use_case, snapshot, key, made_by)
+    recorded = tools.evidence.add(_evidence(tools, use_case, snapshot, key, made_by, run_id, now))
     tools.tracker.note(run_id, {"touchline.reason": wish.reason})
     log.info("run=%s metrics=%s", recorded.run_id, recorded.metrics)
     return candidate_of(recorded, found=False)
@@ -57,7 +57,7 @@ def _evidence(
     use_case: UseCase,
     snapshot: CleanSnapshot,
     key: str,
-    origin: Provenance,
+    made_by: Provenance,
     run_id: str,
     now: datetime,
 ) -> Evidence:
@@ -67,7 +67,7 @@ def _evidence(
         use_case=use_case.name,
         run_id=run_id,
         snapshot=snapshot,
-        **origin._asdict(),
+        **made_by._asdict(),
         seed=use_case.seed,
         metrics=manifest.metrics,
         created_at=now,
@@ -91,11 +91,11 @@ def judged_rows(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot) -> pl.
     return whole.filter(rows.held_out(use_case, whole))
 
 
-def _train(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot, key: str, origin: Provenance) -> str:
+def _train(tools: Tools, use_case: UseCase, snapshot: CleanSnapshot, key: str, made_by: Provenance) -> str:
     with scratch("train") as folder:
         provenance.copy_code(tools.found, folder / "code")
         manifest = _fit(tools, use_case, snapshot, key, folder)
-        return tools.tracker.log(use_case, _run_record(tools, use_case, snapshot, manifest, origin, folder))
+        return tools.tracker.log(use_case, _run_record(tools, use_case, snapshot, manifest, made_by, folder))
 
 
 class _Fitted(NamedTuple):
@@ -189,7 +189,7 @@ def _run_record(
     use_case: UseCase,
     snapshot: CleanSnapshot,
     manifest: Manifest,
-    origin: Provenance,
+    made_by: Provenance,
     folder: Path,
 ) -> RunRecord:
     parameters = {
@@ -203,9 +203,9 @@ def _run_record(
         facts={
             "touchline.snapshot": snapshot.digest,
             "touchline.rows": json.dumps(snapshot.rows),
-            "touchline.code_digest": origin.code_digest,
-            "touchline.git_commit": origin.git_commit or "none",
-            "touchline.lock_digest": origin.lock_digest,
+            "touchline.code_digest": made_by.code_digest,
+            "touchline.git_commit": made_by.git_commit or "none",
+            "touchline.lock_digest": made_by.lock_digest,
             "touchline.suites": json.dumps(snapshot.suites),
         },
         data=snapshot.digest[:12],
