@@ -149,17 +149,21 @@ def in_force_by_pieces(
     ):
         mine = pl.col("_batch").is_between(first, last)
         some = arrived.filter(mine).select(*wanted, *PLACE).collect()
-        yield some.join(newest.filter(mine), on=PLACE, how="semi").sort("_batch", "_row").select(wanted)
+        yield some.join(newest.filter(mine), on=PLACE, how="semi").sort(_arrival()).select(wanted)
 
 
 def _newest(at: TableAt, rows: "pl.DataFrame") -> "pl.DataFrame":
     """`_index` and place of each key's newest revision, in order of arrival."""
-    import polars as pl
-
     key = list(at.table.key)
     narrow = rows.select(*key, *(name for name in PLACE if name not in key)).with_row_index("_index")
-    # one number is sorted in a seventh of the time of two
-    return last_revisions(at, narrow).sort(pl.col("_batch") * 2**ROW_BITS + pl.col("_row"))
+    return last_revisions(at, narrow).sort(_arrival())
+
+
+def _arrival() -> "pl.Expr":
+    """The order of arrival: batch and row as one number, which is sorted in a seventh of the time of two."""
+    import polars as pl
+
+    return pl.col("_batch") * (1 << ROW_BITS) + pl.col("_row")
 
 
 def last_revisions(at: TableAt, rows: "pl.DataFrame") -> "pl.DataFrame":

@@ -46,10 +46,8 @@ def _below(folder: Path) -> dict[str, Path]:
 
 def copy_code(found: Found, folder: Path) -> None:
     """A release carries the code that makes its features (law L5)."""
-    files = code_files(found)
-    for parent in {(folder / name).parent for name in files}:
-        parent.mkdir(parents=True, exist_ok=True)
-    for name, file in files.items():
+    for name, file in code_files(found).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, folder / name)
 
 
