@@ -43,6 +43,8 @@ def value(field: Field, zone: str = "UTC") -> pl.Expr:
 def values(rows: pl.DataFrame, field: Field, zone: str = "UTC") -> pl.Series:
     """`value` of a whole column; it is asked only where a cell is no plain number, which is seldom and dear."""
     cell = rows[field.name]
+    if cell.dtype.is_numeric():
+        return cell
     if field.type in PLAIN:
         plain = cell.cast(PLAIN[field.type], strict=False)
         if plain.null_count() == cell.null_count() and plain.is_finite().all():

@@ -1,11 +1,11 @@
 """The seams: what the steps need from the outside world."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,10 +73,18 @@ class Torn(NamedTuple):
 
 
 class Content(NamedTuple):
-    """A piece's rows as text, with their positions in `_row`; torn lines apart."""
+    """A piece's rows, with their positions in `_row`; torn lines apart."""
 
     rows: "pl.DataFrame"
-    torn: tuple[Torn, ...]
+    """Cells as text, or numbers where a reader saw that every cell of a declared column is plainly one."""
+    text: "Callable[[], pl.DataFrame]"
+    """The same rows as they came, every cell as text."""
+    torn: tuple[Torn, ...] = ()
+
+    @classmethod
+    def of(cls, text: "pl.DataFrame", torn: Iterable[Torn] = ()) -> Self:
+        """Rows that are text."""
+        return cls(text, lambda: text, tuple(torn))
 
 
 class Unreadable(NamedTuple):

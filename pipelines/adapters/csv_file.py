@@ -1,8 +1,7 @@
 """CSV: columns by name, every cell as text or null; delimiter and line ends as found."""
 
 import csv as words
-import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from pipelines.tools import Content, Cut, Piece, Torn, Unreadable
 CONFLICT_MARKERS = ("<<<<<<<", "=======", ">>>>>>>")
 DELIMITERS = ",;\t|"
 BOM = "\ufeff"
+NUMBERS = {"number": pa.float64(), "integer": pa.int64()}
 
 
 class Header(NamedTuple):
@@ -143,38 +143,72 @@ def read(file: Path, table: Table, piece: Piece | None) -> Content | Unreadable:
     if why is not None:
         return Unreadable(why, 0)
     piece = piece or Piece(found.size, file.stat().st_size, 1, 0)
+    body = slice_of(file, piece.start, piece.stop)
+    numbers = _numbers(body, found, table)
+    if numbers is not None:
+        return Content(_placed(numbers, piece), lambda: _placed(_cells(body, found, piece, []), piece))
     torn: list[Torn] = []
     try:
-        cells = _cells(file, found, piece, torn)
+        cells = _cells(body, found, piece, torn)
     except (pa.ArrowInvalid, UnicodeDecodeError) as wrong:
         return Unreadable(f"not a CSV table: {wrong}", 0)
-    taken = np.array([one.row for one in torn], np.int64)
+    return Content.of(_placed(cells, piece, torn), torn)
+
+
+def _placed(cells: pl.DataFrame, piece: Piece, torn: Sequence[Torn] = ()) -> pl.DataFrame:
+    """With each row's position; those of torn lines are left out."""
     whole = np.arange(piece.first, piece.first + len(cells) + len(torn))
-    places = np.setdiff1d(whole, taken, assume_unique=True)
-    return Content(cells.with_columns(pl.Series("_row", places, pl.Int64)), tuple(torn))
+    places = np.delete(whole, [one.row - piece.first for one in torn])
+    return cells.with_columns(pl.Series("_row", places, pl.Int64))
+
+
+def _numbers(body: bytes, found: Header, table: Table) -> pl.DataFrame | None:
+    """Declared columns, those of numbers as such; None where a line is torn or a cell is no plain number.
+
+    What Arrow reads as a number is the same number in `cells.value`, but for 0x1F (a whole number to Arrow) and
+    for what is not finite: such a piece is read as text, as one is where Arrow finds no number.
+    """
+    kinds = {
+        column.name: NUMBERS.get(column.type, pa.string())
+        for column in table.columns
+        if column.name in found.names
+    }
+    if b"0x" in body or b"0X" in body:
+        return None
+    try:
+        rows = pl.DataFrame(pl.from_arrow(_parse(body, found, kinds)))
+    except pa.ArrowInvalid:
+        return None
+    floats = (cells for cells in rows.iter_columns() if cells.dtype.is_float())
+    return rows if all(cells.is_finite().all() for cells in floats) else None
 
 
 def head(file: Path) -> pl.DataFrame:
     """The rows of the first batch, by whatever header there is."""
     found = header(file)
-    first = _cut(file, found.size, 1, found.delimiter, settled=True).pieces
-    return _cells(file, found, first[0] if first else Piece(0, 0, 1, 0), [])
+    first = next(iter(_cut(file, found.size, 1, found.delimiter, settled=True).pieces), Piece(0, 0, 1, 0))
+    return _cells(slice_of(file, first.start, first.stop), found, first, [])
 
 
-def _cells(file: Path, found: Header, piece: Piece, torn: list[Torn]) -> pl.DataFrame:
+def _cells(body: bytes, found: Header, piece: Piece, torn: list[Torn]) -> pl.DataFrame:
+    """Every cell as text; lines with too few or too many go to `torn`."""
+
     def set_aside(row: csv.InvalidRow) -> str:
         why = f"the line has {row.actual_columns} cells, the header {row.expected_columns}"
         torn.append(Torn(piece.first + row.number - 1, why, row.text))
         return "skip"
 
-    return pl.DataFrame(pl.from_arrow(_parse(slice_of(file, piece.start, piece.stop), found, set_aside)))
+    return pl.DataFrame(pl.from_arrow(_parse(body, found, dict.fromkeys(found.names, pa.string()), set_aside)))
 
 
-def _parse(body: bytes, found: Header, set_aside: "csv.InvalidRowHandler") -> pa.Table:
+def _parse(
+    body: bytes, found: Header, kinds: dict[str, pa.DataType], set_aside: "csv.InvalidRowHandler | None" = None
+) -> pa.Table:
+    """Columns in these types; ArrowInvalid where a cell is none, or a line is torn and nothing sets it aside."""
     if not body:
-        return pa.table({name: pa.array([], pa.string()) for name in found.names})
+        return pa.table({name: pa.array([], kind) for name, kind in kinds.items()})
     return csv.read_csv(
-        io.BytesIO(body),
+        pa.BufferReader(body),
         read_options=csv.ReadOptions(
             use_threads=False, column_names=list(found.names), block_size=max(len(body) + 1, 2**16)
         ),
@@ -185,7 +219,8 @@ def _parse(body: bytes, found: Header, set_aside: "csv.InvalidRowHandler") -> pa
             newlines_in_values=True,
         ),
         convert_options=csv.ConvertOptions(
-            column_types=dict.fromkeys(found.names, pa.string()),
+            column_types=kinds,
+            include_columns=list(kinds),
             strings_can_be_null=True,
             quoted_strings_can_be_null=True,
             null_values=[""],

@@ -38,7 +38,7 @@ def _content(file: Path, piece: Piece) -> Content:
     found = list(_lines(file, piece))
     rows = cells.from_records([record for _, record in found if isinstance(record, dict)])
     places = pl.Series("_row", [place for place, record in found if isinstance(record, dict)], pl.Int64)
-    return Content(rows.with_columns(places), tuple(line for _, line in found if isinstance(line, Torn)))
+    return Content.of(rows.with_columns(places), (line for _, line in found if isinstance(line, Torn)))
 
 
 def _lines(file: Path, piece: Piece) -> Iterator[tuple[int, dict[str, str | None] | Torn]]:

@@ -35,7 +35,7 @@ def read(file: Path, table: Table, piece: Piece | None) -> Content | Unreadable:
             typed = pl.DataFrame(pl.from_arrow(_rows(opened, start, stop)))
     except (pa.ArrowInvalid, OSError) as wrong:
         return Unreadable(f"not a whole Parquet file: {wrong}", 0)
-    return Content(cells.as_text(typed).with_columns(_row=pl.int_range(start + 1, stop + 1, dtype=pl.Int64)), ())
+    return Content.of(cells.as_text(typed).with_columns(_row=pl.int_range(start + 1, stop + 1, dtype=pl.Int64)))
 
 
 def head(file: Path) -> pl.DataFrame:

@@ -155,7 +155,7 @@ def _rows(
     """Rows of one batch; rules about the batch count when they may have refused it, over all that waits."""
     stays = Regained(_typed_nothing(table), pl.DataFrame(schema=ASIDE))
     raw = cells.from_records([_cells(text) for text in group["raw"]])
-    judged = _judge(tools, table, raw.with_columns(_row=group["row"]), batch, now)
+    judged = _judge(tools, table, Content.of(raw.with_columns(_row=group["row"])), batch, now)
     if judged is None or (judged.failed and as_batch):
         return stays
     meant = group.filter("meant").drop("raw")
@@ -168,7 +168,7 @@ def _whole(tools: Tools, table: Table, batch: Batch, group: pl.DataFrame, now: d
     """A file that could not be read: its rows, when today's reader and declaration make them of it."""
     stays = Regained(_typed_nothing(table), pl.DataFrame(schema=ASIDE))
     content = _content(tools, table, batch)
-    judged = None if content is None else _judge(tools, table, content.rows, batch, now)
+    judged = None if content is None else _judge(tools, table, content, batch, now)
     if content is None or judged is None or judged.failed:
         return stays
     read, counted = len(content.rows) + len(content.torn), int(group["count"].sum())
@@ -203,8 +203,8 @@ def _content(tools: Tools, table: Table, batch: Batch) -> Content | None:
     if not read or any(isinstance(each, Unreadable) for each in read):
         return None
     contents = [each for each in read if isinstance(each, Content)]
-    rows = pl.concat([each.rows for each in contents], how="diagonal")
-    return Content(rows, tuple(line for each in contents for line in each.torn))
+    rows = pl.concat([each.text() for each in contents], how="diagonal")
+    return Content.of(rows, (line for each in contents for line in each.torn))
 
 
 def _own(found: Cut, batch: Batch) -> tuple[Piece, ...]:
@@ -217,13 +217,13 @@ def _cells(text: str | None) -> dict[str, str | None]:
     return {} if set(found) == {"line"} else found
 
 
-def _judge(tools: Tools, table: Table, raw: pl.DataFrame, batch: Batch, now: datetime) -> Judged | None:
+def _judge(tools: Tools, table: Table, content: Content, batch: Batch, now: datetime) -> Judged | None:
     """None where a required column is not there at all."""
     required = {column.name for column in table.columns if not column.optional}
-    if required - set(raw.columns):
+    if required - set(content.rows.columns):
         return None
     suite = tools.found.expectations / f"{table.name}.json"
-    return judge(tools, table, raw, suite, batch.received_at, now)
+    return judge(tools, table, content, suite, batch.received_at, now)
 
 
 def _suite(tools: Tools, table: Table) -> str:

@@ -83,7 +83,7 @@ def _judge(tools: Tools, table: Table, batch: Batch, now: datetime) -> CheckedBa
             batch=batch, uri="", suite=digest, failed=content.reason, broken=batch.rows, warnings=()
         )
     page = tools.docs / table.name / f"{batch.number:08}.html"
-    judged = judge(tools, table, content.rows, suite, batch.received_at, now, page, every_raw=False)
+    judged = judge(tools, table, content, suite, batch.received_at, now, page, every_raw=False)
     whole = pl.concat([judged.rows, torn_rows(content, judged.rows)], how="vertical").sort("_row")
     keep(whole, uri)
     reasons = told_of(whole)
@@ -120,7 +120,7 @@ class Judged(NamedTuple):
 def judge(
     tools: Tools,
     table: Table,
-    raw: pl.DataFrame,
+    content: Content,
     suite: Path,
     received_at: datetime,
     now: datetime,
@@ -128,27 +128,27 @@ def judge(
     *,
     every_raw: bool = True,
 ) -> Judged:
-    """Judge text cells with their `_row` by the declaration and by the suite.
+    """Judge rows by the declaration and by the suite.
 
     Without `every_raw` a good row of a good batch has no `_raw`: nobody will ask how it came.
     """
-    rows = _typed(raw, table)
+    rows = _typed(content, table)
     given = rows.drop("_row", "_reasons").with_columns(received_at=pl.lit(received_at))
     parameters = {"fresh_after": (now - table.max_age).isoformat(), "now": now.isoformat()}
     findings = tools.validator.validate(given, suite, parameters, page=page)
-    missing = absent(raw, table)
+    missing = absent(content.rows, table)
     told = [f.reason for f in findings if f.severity == "critical" and (f.asked or not missing)]
     failed = (*missing, *_changed(rows, table), *told)
     judged = with_reasons(rows, findings)
     asked = (judged["_reasons"].list.len() > 0) | (every_raw or bool(failed))
-    whole = judged.with_columns(_raw=_raw(raw, asked)).select(*given.columns[:-1], "_row", "_raw", "_reasons")
+    whole = judged.with_columns(_raw=_raw(content, asked)).select(*given.columns[:-1], "_row", "_raw", "_reasons")
     return Judged(whole, failed, tuple(_warnings(findings)))
 
 
 def keep(rows: pl.DataFrame, uri: Path) -> None:
-    """The file gets its name when it is whole."""
+    """The file gets its name when it is whole; it is read once and goes, so nothing is made small."""
     uri.parent.mkdir(parents=True, exist_ok=True)
-    rows.write_parquet(uri.with_suffix(".partial"), compression="lz4")
+    rows.write_parquet(uri.with_suffix(".partial"), compression="uncompressed")
     uri.with_suffix(".partial").replace(uri)
 
 
@@ -181,9 +181,9 @@ def zone_of(table: Table) -> str:
     return "UTC" if isinstance(table.source, Answers) else table.source.zone
 
 
-def _typed(rows: pl.DataFrame, table: Table) -> pl.DataFrame:
+def _typed(content: Content, table: Table) -> pl.DataFrame:
     """Declared columns in their types, cells that are no value in `_reasons`."""
-    zone = zone_of(table)
+    zone, rows = zone_of(table), content.rows
     present = [column for column in table.columns if column.name in rows.columns]
     absent = [column for column in table.columns if column.name not in rows.columns]
     typed = rows.select(
@@ -191,19 +191,25 @@ def _typed(rows: pl.DataFrame, table: Table) -> pl.DataFrame:
         *(cells.values(rows, column, zone).alias(column.name) for column in present),
         *(pl.lit(None, dtype(column)).alias(column.name) for column in absent if column.optional),
     )
-    return typed.with_columns(_reasons=_faults(rows, typed, present, table))
+    return typed.with_columns(_reasons=_faults(content, typed, present, table))
 
 
-def _faults(rows: pl.DataFrame, typed: pl.DataFrame, present: list[Field], table: Table) -> pl.Series:
+def _faults(content: Content, typed: pl.DataFrame, present: list[Field], table: Table) -> pl.Series:
     """Why cells cannot be, (n,) lists; words are made only for the rows that need some."""
-    empty = pl.all_horizontal(pl.col(name).is_null() for name in rows.columns if name != "_row")
-    suspect = rows.select(empty).to_series()
+    suspect = content.rows.select(_is_empty(content.rows)).to_series()
     for column in present:
         lost = typed[column.name].is_null()
-        suspect |= lost if column.name in table.key else lost & rows[column.name].is_not_null()
+        suspect |= lost if column.name in table.key else lost & content.rows[column.name].is_not_null()
+    if not suspect.any():
+        return pl.repeat([], len(typed), dtype=pl.List(pl.String), eager=True)
+    rows = content.text()
     words = pl.concat_list([_fault(column, table, zone_of(table)) for column in present]).list.drop_nulls()
-    told = pl.when(empty).then(pl.concat_list(pl.lit(EMPTY))).otherwise(words)
+    told = pl.when(_is_empty(rows)).then(pl.concat_list(pl.lit(EMPTY))).otherwise(words)
     return _spread(rows.filter(suspect).select(told).to_series(), suspect, [])
+
+
+def _is_empty(rows: pl.DataFrame) -> pl.Expr:
+    return pl.all_horizontal(pl.col(name).is_null() for name in rows.columns if name != "_row")
 
 
 def _spread(some: pl.Series, where: pl.Series, other: object) -> pl.Series:
@@ -213,8 +219,11 @@ def _spread(some: pl.Series, where: pl.Series, other: object) -> pl.Series:
     return both.gather(pl.select(places).to_series())
 
 
-def _raw(rows: pl.DataFrame, where: pl.Series) -> pl.Series:
+def _raw(content: Content, where: pl.Series) -> pl.Series:
     """Some rows as they came, as JSON text; null for the others."""
+    if not where.any():
+        return pl.repeat(None, len(where), dtype=pl.String, eager=True)
+    rows = content.text()
     names = [name for name in rows.columns if name != "_row"]
     return _spread(rows.filter(where).select(pl.struct(names).struct.json_encode()).to_series(), where, None)
 
