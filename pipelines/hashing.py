@@ -29,18 +29,11 @@ def hashes(rows: "pl.DataFrame", columns: Sequence[Field]) -> Hashes:
     import polars as pl
     import polars_hash
 
-    words = np.zeros((rows.height, len(columns) + -(-len(columns) // WORD)), "<u8")
-    for place, column in enumerate(columns):
-        if column.name not in rows.columns:
-            nulls: NDArray[np.bool_] = np.ones(rows.height, np.bool_)
-        else:
-            cells = rows[column.name].cast(lake.dtype(column), strict=False)
-            nulls = cells.is_null().to_numpy()
-            words[:, place] = _words(cells)
-        words[:, len(columns) + place // WORD] |= nulls.astype(np.uint64) << np.uint64(place % WORD)
+    words = [_words(rows, column) for column in columns]
+    nulls = [_nulls(rows, columns[at : at + WORD]) for at in range(0, len(columns), WORD)]
     row = polars_hash.col("row").nchash
     halves = [row.xxh3_64(seed=seed).alias(f"{seed}") for seed in SEEDS]
-    found = pl.DataFrame({"row": _binary(words)}).select(halves).to_numpy()
+    found = pl.DataFrame({"row": _binary(np.stack([*words, *nulls], axis=1))}).select(halves).to_numpy()
     return np.ascontiguousarray(found, np.uint64)
 
 
@@ -49,17 +42,31 @@ def text(found: Hashes) -> "pl.Series":
     return _binary(found.astype(">u8")).bin.encode("hex")
 
 
-def _words(cells: "pl.Series") -> NDArray[np.uint64]:
+def _words(rows: "pl.DataFrame", column: Field) -> NDArray[np.uint64]:
     """A word a cell; minus zero is zero, and a null is 0, as other cells are."""
     import polars as pl
     import polars_hash
 
+    if column.name not in rows.columns:
+        return np.zeros(rows.height, "<u8")
+    cells = rows[column.name].cast(lake.dtype(column), strict=False)
     if cells.dtype == pl.String:
         hashed = cells.to_frame("cell").select(polars_hash.col("cell").nchash.xxh3_64().fill_null(0))
         return hashed.to_series().to_numpy()
     if cells.dtype.is_float():
         return (cells.fill_null(0.0).to_numpy() + 0.0).view(np.uint64)
     return cells.to_physical().fill_null(0).to_numpy().view(np.uint64)
+
+
+def _nulls(rows: "pl.DataFrame", columns: Sequence[Field]) -> NDArray[np.uint64]:
+    """A bit a cell that is null, of at most `WORD` columns."""
+    told = np.zeros(rows.height, "<u8")
+    for place, column in enumerate(columns):
+        if column.name not in rows.columns:
+            told |= np.uint64(1 << place)
+        elif (cells := rows[column.name].cast(lake.dtype(column), strict=False)).null_count():
+            told |= cells.is_null().to_numpy().astype(np.uint64) << np.uint64(place)
+    return told
 
 
 def _binary(rows: NDArray[np.uint64]) -> "pl.Series":

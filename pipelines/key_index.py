@@ -93,15 +93,21 @@ class KeyIndex:
         """The newest entry of each key, (n, 6) in the keys' order; revision 0 where there is none."""
         found = np.zeros((len(keys), WIDTH), np.uint64)
         order = np.argsort(np.ascontiguousarray(keys[:, 0]))
-        asked = keys[order]
+        asked = keys.take(order, axis=0)
         for run in self.runs:
             hits, places = _hits(run, asked)
+            if not len(hits):
+                continue
             entries, rows = run[places], order[hits]
             newer = entries[:, REVISION] > found[rows, REVISION]
             latest = np.maximum(found[rows, PLACE], entries[:, PLACE])
             found[rows[newer]] = entries[newer]
             found[rows, PLACE] = latest
         return found
+
+    def with_runs(self, parts: Sequence[Entries]) -> "KeyIndex":
+        """The index with runs that are in memory only."""
+        return KeyIndex(self.folder, self.held, [*self.runs, *parts])
 
     def extended(self, parts: Iterable[Entries], version: int, rows: int) -> "KeyIndex":
         """The index with these entries too, which are of rows up to that version; kept when it is whole."""
@@ -176,7 +182,10 @@ def _settle(file: Path) -> None:
 
 def newest(entries: Entries) -> Entries:
     """Of each key one entry in the order of keys: the newest revision with its content, and the newest place."""
-    ordered: Entries = entries[np.argsort(np.ascontiguousarray(entries[:, 0]))]
+    firsts = np.ascontiguousarray(entries[:, 0])
+    if (firsts[1:] > firsts[:-1]).all():
+        return entries
+    ordered: Entries = entries.take(np.argsort(firsts), axis=0)
     if not (ordered[1:, 0] == ordered[:-1, 0]).any():
         return ordered
     ordered = entries[np.lexsort((entries[:, REVISION], entries[:, 1], entries[:, 0]))]
@@ -196,37 +205,42 @@ def _merged(runs: Sequence[Entries]) -> Iterator[Entries]:
     """Several runs as one, in pieces; entries of one key fall into one piece: it begins at a key's first half."""
     biggest = max(runs, key=len)
     borders = np.unique(np.asarray(biggest[PIECE::PIECE, 0]))
-    cuts = [pairwise([0, *_first(run, borders).tolist(), len(run)]) for run in runs]
+    cuts = [pairwise([0, *_place_of(_firsts(run, len(borders)), borders).tolist(), len(run)]) for run in runs]
     for parts in zip(*cuts, strict=True):
         yield newest(np.concatenate([run[slice(*part)] for run, part in zip(runs, parts, strict=True)]))
 
 
 def _hits(run: Entries, asked: Keys) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Which of the sorted keys a run has, and where."""
-    places = _first(run, asked[:, 0])
-    rows = np.arange(len(asked))
+    firsts = _firsts(run, len(asked))
+    rows, places = np.arange(len(asked)), _place_of(firsts, asked[:, 0])
     hits, found = [], []
     while len(rows):
         near = places < len(run)
         rows, places = rows[near], places[near]
-        there = np.asarray(run[places, KEY])
-        same = there[:, 0] == asked[rows, 0]
-        whole = same & (there[:, 1] == asked[rows, 1])
+        same = firsts[places] == asked[rows, 0]
+        rows, places = rows[same], places[same]
+        whole = run[places, 1] == asked[rows, 1]
         hits.append(rows[whole])
         found.append(places[whole])
         # another key with the same first half stands here: the next one may be it
-        rows, places = rows[same & ~whole], places[same & ~whole] + 1
+        rows, places = rows[~whole], places[~whole] + 1
     return np.concatenate([np.empty(0, np.intp), *hits]), np.concatenate([np.empty(0, np.intp), *found])
 
 
-def _first(run: Entries, values: NDArray[np.uint64]) -> NDArray[np.intp]:
-    """`searchsorted` in the first halves of a run; NumPy's own, which copies them out of the file, for many."""
-    if len(values) * FEW > len(run):
-        return np.searchsorted(run[:, 0], values)
+def _firsts(run: Entries, asked: int) -> NDArray[np.uint64]:
+    """The first halves of a run's keys; side by side, and so read as a whole, where many are asked for."""
+    return np.ascontiguousarray(run[:, 0]) if asked * FEW > len(run) else run[:, 0]
+
+
+def _place_of(firsts: NDArray[np.uint64], values: NDArray[np.uint64]) -> NDArray[np.intp]:
+    """`searchsorted`; NumPy's own copies what does not lie side by side."""
+    if firsts.flags.c_contiguous:
+        return np.searchsorted(firsts, values)
     low = np.zeros(len(values), np.intp)
-    high = np.full(len(values), len(run), np.intp)
-    for _ in range(len(run).bit_length()):
-        middle = np.minimum((low + high) // 2, max(len(run) - 1, 0))
-        less = (run[middle, 0] < values) & (low < high)
+    high = np.full(len(values), len(firsts), np.intp)
+    for _ in range(len(firsts).bit_length()):
+        middle = np.minimum((low + high) // 2, max(len(firsts) - 1, 0))
+        less = (firsts[middle] < values) & (low < high)
         low, high = np.where(less, middle + 1, low), np.where(less, high, np.minimum(middle, high))
     return low

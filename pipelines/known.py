@@ -7,7 +7,8 @@ it is missing or torn, where the log no longer tells what came when, or where it
 
 import json
 import logging
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,18 +29,43 @@ PART = 500_000
 NAMES = ("_old_hash", "_old_revision", "_old_batch", "_old_row")
 
 
-def known(tables: Tables, at: lake.TableAt, rows: "pl.DataFrame", last: Entries | None = None) -> "pl.DataFrame":
+def known(tables: Tables, at: lake.TableAt, rows: "pl.DataFrame") -> "pl.DataFrame":
     """Of each row's key, in their order: content hash and number of the revision in force, and the newest place.
 
     Columns `_old_hash`, `_old_revision`, `_old_batch` and `_old_row`; null where the key is new.
-    `last` are the entries of the last commit, where they are at hand: its rows need not be read again.
     """
+    return Known(tables, at).of(keys(at, rows))
+
+
+class Known:
+    """The same for one batch after the other, those included that are on their way into the table."""
+
+    def __init__(self, tables: Tables, at: lake.TableAt) -> None:
+        self._tables, self._at = tables, at
+        self._coming: deque[tuple[int, Entries]] = deque()
+        self._index = caught_up(tables, at)
+
+    def add(self, batch: int, rows: "pl.DataFrame", key: Hashes, content: Hashes) -> None:
+        """What that batch publishes; until its commit is there it is known here alone."""
+        self._coming.append((batch, key_index.newest(_entries(rows, key, content))))
+
+    def of(self, key: Hashes) -> "pl.DataFrame":
+        """`known` of the keys of rows that come behind all that was added."""
+        self._take_in()
+        return _told(self._index.with_runs([some for _, some in self._coming]).find(key))
+
+    def _take_in(self) -> None:
+        """Entries of batches that are committed by now become the index's."""
+        done = self._tables.committed(self._at.published, lake.PUBLISH) if self._coming else 0
+        committed = [some for batch, some in self._coming if batch <= done]
+        if committed:
+            self._index = caught_up(self._tables, self._at, committed)
+            self._coming = deque((batch, some) for batch, some in self._coming if batch > done)
+
+
+def _told(found: Entries) -> "pl.DataFrame":
     import polars as pl
 
-    if rows.is_empty():
-        kinds = (pl.String(), pl.Int32(), pl.Int64(), pl.Int64())
-        return pl.DataFrame(schema=dict(zip(NAMES, kinds, strict=True)))
-    found = caught_up(tables, at, last).find(keys(at, rows))
     there = pl.Series(found[:, REVISION] > 0)
     hits = found[there.to_numpy()]
     batch, row = key_index.placed(hits[:, PLACE])
@@ -48,13 +74,16 @@ def known(tables: Tables, at: lake.TableAt, rows: "pl.DataFrame", last: Entries 
     return pl.DataFrame(dict(zip(NAMES, values, strict=True))).select(pl.all().gather(places))
 
 
-def caught_up(tables: Tables, at: lake.TableAt, last: Entries | None = None) -> KeyIndex:
-    """The index of every row that is published now."""
+def caught_up(tables: Tables, at: lake.TableAt, last: Sequence[Entries] = ()) -> KeyIndex:
+    """The index of every row that is published now.
+
+    `last` are the entries of the last commits, where they are at hand: their rows need not be read again.
+    """
     version, rows = tables.version(at.published), tables.rows(at.published)
     layout = _layout(at)
     index = KeyIndex.opened(Path(at.keys), layout)
-    if index is not None and last is not None and (version, rows) == _after(index, last):
-        index = index.extended((last,), version, rows)
+    if index is not None and last and (version, rows) == _after(index, last):
+        index = index.extended(last, version, rows)
     if index is not None and index.held.version < version:
         index = _behind(tables, at, index, version)
     if index is not None and (index.held.version, index.held.rows) == (version, rows):
@@ -64,9 +93,9 @@ def caught_up(tables: Tables, at: lake.TableAt, last: Entries | None = None) -> 
     return _taken_in(at, empty, tables.scan(at.published, version), version) if version >= 0 else empty
 
 
-def _after(index: KeyIndex, last: Entries) -> tuple[int, int]:
-    """Version and rows of the table when these rows are all that the index has not seen."""
-    return index.held.version + 1, index.held.rows + len(last)
+def _after(index: KeyIndex, last: Sequence[Entries]) -> tuple[int, int]:
+    """Version and rows of the table when these commits are all that the index has not seen."""
+    return index.held.version + len(last), index.held.rows + sum(map(len, last))
 
 
 def _behind(tables: Tables, at: lake.TableAt, index: KeyIndex, version: int) -> KeyIndex | None:
@@ -93,13 +122,13 @@ def _read(at: lake.TableAt, rows: "pl.LazyFrame") -> Iterator[Entries]:
     declared = [column.name for column in at.table.columns if column.name in rows.collect_schema()]
     wanted = rows.drop_nulls(list(at.table.key)).select(*declared, "_revision", "_batch", "_row")
     for some in wanted.collect_batches(chunk_size=PART, maintain_order=False, engine="streaming"):
-        yield entries(at, some, contents(at, some))
+        yield _entries(some, keys(at, some), contents(at, some))
 
 
-def entries(at: lake.TableAt, rows: "pl.DataFrame", content: Hashes) -> Entries:
+def _entries(rows: "pl.DataFrame", key: Hashes, content: Hashes) -> Entries:
     """What the index is to know of published rows, in their order."""
     made = np.empty((len(rows), key_index.WIDTH), np.uint64)
-    made[:, KEY], made[:, CONTENT] = keys(at, rows), content
+    made[:, KEY], made[:, CONTENT] = key, content
     made[:, REVISION] = rows["_revision"].to_numpy()
     made[:, PLACE] = key_index.place(rows["_batch"].to_numpy(), rows["_row"].to_numpy())
     return made

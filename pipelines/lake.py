@@ -7,7 +7,7 @@ exactly when `published` bears its number. What happens to quarantined rows late
 under numbers of its own: `aside` says which rows left the quarantine and how, `published` bears the good ones.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -206,21 +206,24 @@ class Tallies(Frozen):
     aside: Tally = Tally()
 
 
-def ledger(tables: Tables, at: TableAt, batch: int | None = None) -> Ledger:
-    """Count what was committed, of one batch or of all whose number `published` bears."""
+def ledger(tables: Tables, at: TableAt) -> Ledger:
+    """Count what was committed, of all batches whose number `published` bears."""
     import polars as pl
 
+    tallies = counted(tables, at)
     done = pl.col("number") <= tables.committed(at.published, PUBLISH)
-    if batch is None:
-        tallies = counted(tables, at)
-        published, aside = tallies.published.sums, tallies.aside.sums
-    else:
-        done &= pl.col("number") == batch
-        published = _revisions(tables.where(at.published, "_batch", batch)).sums
-        aside = _kinds(tables.where(at.aside, "batch", batch)).sums
+    return _ledger(at.table, _arrived(tables.scan(at.batches), done), tallies.published.sums, tallies.aside.sums)
+
+
+def ledger_of(table: Table, arrived: int, published: "pl.DataFrame", aside: "pl.DataFrame") -> Ledger:
+    """The same of one batch that is about to be committed."""
+    return _ledger(table, arrived, _revisions(published.lazy()).sums, _kinds(aside.lazy()).sums)
+
+
+def _ledger(table: Table, arrived: int, published: Mapping[str, int], aside: Mapping[str, int]) -> Ledger:
     return Ledger(
-        table=at.table.name,
-        arrived=_arrived(tables.scan(at.batches), done),
+        table=table.name,
+        arrived=arrived,
         published=published.get(PUBLISHED, 0),
         revised=published.get(REVISED, 0),
         quarantined=aside.get(QUARANTINED, 0) - sum(aside.get(kind, 0) for kind in GONE),

@@ -19,7 +19,7 @@ from deltalake.exceptions import TableNotFoundError
 
 NO_WORD_TWICE = WriterProperties(
     column_properties={
-        "_hash": ColumnProperties(dictionary_enabled=False),
+        "_hash": ColumnProperties(dictionary_enabled=False, statistics_enabled="NONE"),
         "_row": ColumnProperties(dictionary_enabled=False, encoding="DELTA_BINARY_PACKED"),
     }
 )
@@ -79,7 +79,7 @@ class DeltaTables:
         table = _table(uri)  # its own: the commit moves it on
         write_deltalake(
             uri if table is None else table,
-            rows.to_arrow(),
+            rows,
             mode="append",
             schema_mode="merge",
             commit_properties=once,

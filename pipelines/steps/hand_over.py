@@ -31,7 +31,7 @@ def _batches(tools: Tools, use_case: UseCase, tell: Tell, at: lake.TableAt) -> N
     done = tools.tables.committed(at.published, lake.PUBLISH)
     since = tools.labels.handed(use_case.name, table)
     for batch in range(since + 1, done + 1):
-        rows = tools.tables.where(at.published, "_batch", batch).collect()
+        rows = _asked_about(at, tools.tables.where(at.published, "_batch", batch))
         labels = list(_labels(tell, at, rows))
         tools.labels.hand(use_case.name, table, batch, labels)
         log.info("table=%s batch=%d labels=%d", table, batch, len(labels))
@@ -42,9 +42,16 @@ def _replays(tools: Tools, use_case: UseCase, tell: Tell, at: lake.TableAt) -> N
     name = f"{at.table.name}/{lake.REPLAY}"
     done = tools.tables.committed(at.published, lake.REPLAY)
     for number in range(tools.labels.handed(use_case.name, name) + 1, done + 1):
-        labels = list(_labels(tell, at, pl.read_parquet(lake.replay_file(at, number))))
+        rows = _asked_about(at, pl.scan_parquet(lake.replay_file(at, number)))
+        labels = list(_labels(tell, at, rows))
         tools.labels.hand(use_case.name, name, number, labels)
         log.info("table=%s replay=%d labels=%d", at.table.name, number, len(labels))
+
+
+def _asked_about(at: lake.TableAt, rows: pl.LazyFrame) -> pl.DataFrame:
+    """Of published rows what their table declares, and when and as what they arrived."""
+    wanted = {*(column.name for column in at.table.columns), "_row", "_revision", "_received_at"}
+    return rows.select(name for name in rows.collect_schema() if name in wanted).collect()
 
 
 def _labels(tell: Tell, at: lake.TableAt, rows: pl.DataFrame) -> Iterator[EntityLabel]:

@@ -1,16 +1,17 @@
 """Publish: commit each judged batch, its broken rows first, its good rows last."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from pipelines import lake
 from pipelines.errors import ConservationBroken
 from pipelines.hashing import text
-from pipelines.key_index import Entries
-from pipelines.known import contents, entries, known
+from pipelines.known import Known, contents, keys
 from pipelines.records import CheckedArrivals, CheckedBatch, Ledger
 from pipelines.spec import UseCase
 from pipelines.steps.ahead import ahead
@@ -30,7 +31,8 @@ ASIDE: dict[str, pl.DataType] = {
     "received_at": pl.Datetime("us", "UTC"),
     "by": pl.String(),
 }
-HALVES = ("_hash_1", "_hash_2")
+KEY, CONTENT = ("_key_1", "_key_2"), ("_hash_1", "_hash_2")
+"""Both halves of each hash, beside its row until it is published."""
 MOST_FILES = 100
 """A table of more files is put together: each one costs every reader a few milliseconds."""
 
@@ -41,10 +43,10 @@ def publish(tools: Tools, use_case: UseCase, checked: CheckedArrivals) -> Ledger
     finish_replay(tools, at)
     done = tools.tables.committed(at.published, lake.PUBLISH)
     waiting = [batch for batch in checked.batches if batch.batch.number > done]
-    last = None
-    for batch, parts in zip(waiting, ahead(lambda batch: _parts(at, batch), waiting, 1), strict=True):
-        last = _commit(tools, at, batch, parts, last)
-        conserve(lake.ledger(tools.tables, at, batch.batch.number))
+    for batch, ready in zip(waiting, _made_ready(tools, at, waiting), strict=True):
+        conserve(lake.ledger_of(at.table, batch.batch.rows, ready.published, ready.aside))
+        tools.tables.append(at.aside, ready.aside, lake.PUBLISH, batch.batch.number)
+        tools.tables.append(at.published, ready.published, lake.PUBLISH, batch.batch.number)
     for uri in (at.batches, at.aside, at.published):
         tools.tables.tidy(uri, MOST_FILES)
     lake.keep_count(tools.tables, at)
@@ -64,9 +66,24 @@ class _Parts(NamedTuple):
     """A judged batch by itself: what can be told of it before the batches in front of it are committed."""
 
     good: pl.DataFrame
-    """With `_hash` and its halves; of a refused batch no rows."""
+    """With their hashes; of a refused batch no rows."""
     broken: pl.DataFrame
     """As lines of the quarantine."""
+
+
+class _Ready(NamedTuple):
+    """What a batch commits: quarantine first, published last; only the last commit says that it is done."""
+
+    aside: pl.DataFrame
+    published: pl.DataFrame
+
+
+def _made_ready(tools: Tools, at: lake.TableAt, waiting: Sequence[CheckedBatch]) -> Iterator[_Ready]:
+    """While one batch is committed the next is looked up, and the one behind it read."""
+    if waiting:
+        looked_up = Known(tools.tables, at)
+        parts = ahead(lambda batch: _parts(at, batch), waiting, 1)
+        yield from ahead(lambda batch: _ready(at, looked_up, batch, next(parts)), waiting, 1)
 
 
 def _parts(at: lake.TableAt, checked: CheckedBatch) -> _Parts:
@@ -76,16 +93,6 @@ def _parts(at: lake.TableAt, checked: CheckedBatch) -> _Parts:
     is_broken = pl.col("_reasons").list.len() > 0
     broken = rows.filter(is_broken).select(row="_row", count=pl.lit(1), reasons="_reasons", raw="_raw")
     return _Parts(_hashed(at, rows.filter(~is_broken)), _aside(broken, checked, lake.QUARANTINED))
-
-
-def _commit(tools: Tools, at: lake.TableAt, checked: CheckedBatch, parts: _Parts, last: Entries | None) -> Entries:
-    """Quarantine first, published last: only the last commit says that the batch is done. What it published."""
-    number = checked.batch.number
-    good, aside = parts if checked.failed is not None else _split(tools, at, checked, parts, last)
-    published = _published(good, at, checked)
-    tools.tables.append(at.aside, aside, lake.PUBLISH, number)
-    tools.tables.append(at.published, published, lake.PUBLISH, number)
-    return entries(at, published, good.select(HALVES).to_numpy())
 
 
 def _refused(checked: CheckedBatch) -> pl.DataFrame:
@@ -102,14 +109,14 @@ def _refused(checked: CheckedBatch) -> pl.DataFrame:
     )
 
 
-def _split(
-    tools: Tools, at: lake.TableAt, checked: CheckedBatch, parts: _Parts, last: Entries | None
-) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _ready(at: lake.TableAt, looked_up: Known, checked: CheckedBatch, parts: _Parts) -> _Ready:
     """What is published, and what is not: broken rows and those that are known already."""
-    good = _revised(tools, at, parts.good, last)
-    duplicates = good.filter("_same").select(row="_row", count=pl.lit(1), reasons=pl.lit(None), raw=pl.lit(None))
-    aside = pl.concat([parts.broken, _aside(duplicates, checked, lake.DUPLICATE)])
-    return good.filter(~pl.col("_same")), aside
+    told = _revised(at, parts.good, looked_up)
+    good = told.filter(~pl.col("_same"))
+    duplicates = told.filter("_same").select(row="_row", count=pl.lit(1), reasons=pl.lit(None), raw=pl.lit(None))
+    published = _published(good, at, checked)
+    looked_up.add(checked.batch.number, published, good.select(KEY).to_numpy(), good.select(CONTENT).to_numpy())
+    return _Ready(pl.concat([parts.broken, _aside(duplicates, checked, lake.DUPLICATE)]), published)
 
 
 def revise(tools: Tools, at: lake.TableAt, rows: pl.DataFrame) -> pl.DataFrame:
@@ -117,21 +124,28 @@ def revise(tools: Tools, at: lake.TableAt, rows: pl.DataFrame) -> pl.DataFrame:
 
     What was known of each key goes with them (`known.NAMES`).
     """
-    return _revised(tools, at, _hashed(at, rows), None)
+    return _revised(at, _hashed(at, rows), Known(tools.tables, at))
 
 
-def _revised(tools: Tools, at: lake.TableAt, rows: pl.DataFrame, last: Entries | None) -> pl.DataFrame:
-    told = rows.hstack(known(tools.tables, at, rows, last))
-    key = list(at.table.key)
-    again = told.select(pl.struct(key).is_duplicated()).to_series()
+def _revised(at: lake.TableAt, rows: pl.DataFrame, looked_up: Known) -> pl.DataFrame:
+    key_hashes = rows.select(KEY).to_numpy()
+    told = rows.hstack(looked_up.of(key_hashes))
+    again = pl.Series(_stand_twice(key_hashes[:, 0]))
     once = _numbered(told.filter(~again), (pl.col("_hash") == pl.col("_old_hash")).fill_null(False), pl.col)
     if not again.any():
         return once
+    key = list(at.table.key)
     before = pl.col("_hash").shift(1).over(key)
     first = pl.col("_row") == pl.col("_row").min().over(key)
     same = (pl.col("_hash") == pl.when(first).then(pl.col("_old_hash")).otherwise(before)).fill_null(False)
     twice = _numbered(told.filter(again), same, lambda name: pl.col(name).cum_sum().over(key))
     return pl.concat([once, twice]).sort("_row", maintain_order=True)
+
+
+def _stand_twice(hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which rows may have the key of another one; where only the hashes are equal nothing is lost but time."""
+    ordered = np.sort(hashes)
+    return np.isin(hashes, ordered[1:][ordered[1:] == ordered[:-1]])
 
 
 def _numbered(rows: pl.DataFrame, same: pl.Expr, so_far: Callable[[str], pl.Expr]) -> pl.DataFrame:
@@ -142,8 +156,9 @@ def _numbered(rows: pl.DataFrame, same: pl.Expr, so_far: Callable[[str], pl.Expr
 
 def _hashed(at: lake.TableAt, rows: pl.DataFrame) -> pl.DataFrame:
     """Published rows hold their hash as text."""
-    halves = contents(at, rows)
-    return rows.with_columns(text(halves).alias("_hash"), *pl.DataFrame(halves, HALVES))
+    content = contents(at, rows)
+    halves = pl.DataFrame(np.hstack([keys(at, rows), content]), [*KEY, *CONTENT])
+    return rows.hstack(halves).with_columns(_hash=text(content))
 
 
 def _published(good: pl.DataFrame, at: lake.TableAt, checked: CheckedBatch) -> pl.DataFrame:
