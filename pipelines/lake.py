@@ -77,9 +77,22 @@ class TableAt(NamedTuple):
         return f"{self.root}/{self.table.name}/checked"
 
 
+def checked_file(at: TableAt, number: int) -> Path:
+    """Where the judged rows of a batch lie until it is published, as Arrow lays them in memory."""
+    return Path(at.checked) / f"{number:08}.arrow"
+
+
 def replay_file(at: TableAt, number: int) -> Path:
     """Where the rows lie that a replay publishes: written before its first commit."""
     return Path(at.checked) / f"replay-{number:08}.parquet"
+
+
+def keep(file: Path, write: Callable[[Path], object]) -> None:
+    """Write a file that gets its name when it is whole."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    write(partial)
+    partial.replace(file)
 
 
 def dtype(column: Field) -> "pl.DataType":

@@ -2,6 +2,7 @@
 
 import csv as words
 from collections.abc import Iterator, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
@@ -173,14 +174,14 @@ def _numbers(body: bytes, found: Header, table: Table) -> pl.DataFrame | None:
         for column in table.columns
         if column.name in found.names
     }
-    if b"0x" in body or b"0X" in body:
+    if any(x in body and b"0" + x in body for x in (b"x", b"X")):  # one letter is found ten times as fast as two
         return None
     try:
         rows = pl.DataFrame(pl.from_arrow(_parse(body, found, kinds)))
     except pa.ArrowInvalid:
         return None
-    floats = (cells for cells in rows.iter_columns() if cells.dtype.is_float())
-    return rows if all(cells.is_finite().all() for cells in floats) else None
+    sums = (cells.sum() for cells in rows.iter_columns() if cells.dtype.is_float())
+    return rows if all(map(isfinite, sums)) else None
 
 
 def head(file: Path) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -52,8 +53,16 @@ def publish(tools: Tools, use_case: UseCase, checked: CheckedArrivals) -> Ledger
     lake.keep_count(tools.tables, at)
     whole = lake.ledger(tools.tables, at)
     conserve(whole)
+    _forget(at, done=tools.tables.committed(at.published, lake.PUBLISH))
     log.info("ledger %s", whole.model_dump())
     return whole
+
+
+def _forget(at: lake.TableAt, done: int) -> None:
+    """Judged rows that are published are not asked for again; a killed run's, and an older release's, go too."""
+    for file in Path(at.checked).glob("[0-9]*.*"):
+        if file.suffix != ".partial" and int(file.stem) <= done:
+            file.unlink(missing_ok=True)
 
 
 def conserve(ledger: Ledger) -> None:
@@ -89,7 +98,7 @@ def _made_ready(tools: Tools, at: lake.TableAt, waiting: Sequence[CheckedBatch])
 def _parts(at: lake.TableAt, checked: CheckedBatch) -> _Parts:
     if checked.failed is not None:
         return _Parts(_hashed(at, nothing(at)), _refused(checked))
-    rows = pl.read_parquet(checked.uri)
+    rows = pl.read_ipc(checked.uri)
     is_broken = pl.col("_reasons").list.len() > 0
     broken = rows.filter(is_broken).select(row="_row", count=pl.lit(1), reasons="_reasons", raw="_raw")
     return _Parts(_hashed(at, rows.filter(~is_broken)), _aside(broken, checked, lake.QUARANTINED))
@@ -101,7 +110,7 @@ def _refused(checked: CheckedBatch) -> pl.DataFrame:
     if not checked.uri:
         whole = {"row": None, "count": checked.batch.rows, "reasons": reason, "raw": None}
         return _aside(pl.DataFrame([whole]), checked, lake.QUARANTINED)
-    rows = pl.read_parquet(checked.uri)
+    rows = pl.read_ipc(checked.uri)
     return _aside(
         rows.select(row="_row", count=pl.lit(1), reasons=pl.lit(reason).list.concat("_reasons"), raw="_raw"),
         checked,
@@ -131,9 +140,10 @@ def _revised(at: lake.TableAt, rows: pl.DataFrame, looked_up: Known) -> pl.DataF
     key_hashes = rows.select(KEY).to_numpy()
     told = rows.hstack(looked_up.of(key_hashes))
     again = pl.Series(_stand_twice(key_hashes[:, 0]))
-    once = _numbered(told.filter(~again), (pl.col("_hash") == pl.col("_old_hash")).fill_null(False), pl.col)
+    as_before = (pl.col("_hash") == pl.col("_old_hash")).fill_null(False)
     if not again.any():
-        return once
+        return _numbered(told, as_before, pl.col)
+    once = _numbered(told.filter(~again), as_before, pl.col)
     key = list(at.table.key)
     before = pl.col("_hash").shift(1).over(key)
     first = pl.col("_row") == pl.col("_row").min().over(key)

@@ -16,7 +16,7 @@ from pipelines.known import known
 from pipelines.records import Batch, Chosen, Discarded, Replayed
 from pipelines.spec import Table, UseCase
 from pipelines.steps.publish import ASIDE, conserve, finish_replay, nothing, revise
-from pipelines.steps.validate import Judged, judge, keep, suite_digest, torn_rows
+from pipelines.steps.validate import Judged, judge, suite_digest, torn_rows
 from pipelines.tools import Content, Cut, Piece, Tools, Unreadable
 
 log = logging.getLogger(__name__)
@@ -303,7 +303,7 @@ def _settle(
 
 def _commit(tools: Tools, at: lake.TableAt, aside: pl.DataFrame, published: pl.DataFrame) -> None:
     number = tools.tables.committed(at.aside, lake.REPLAY) + 1
-    keep(published, lake.replay_file(at, number))
+    lake.keep(lake.replay_file(at, number), published.write_parquet)
     tools.tables.append(at.aside, aside, lake.REPLAY, number)
     finish_replay(tools, at)
 

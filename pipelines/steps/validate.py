@@ -75,7 +75,7 @@ def suite_digest(suite: Path) -> str:
 def _judge(tools: Tools, table: Table, batch: Batch, now: datetime) -> CheckedBatch:
     suite = tools.found.expectations / f"{table.name}.json"
     at = lake.TableAt(tools.tables_at, table)
-    uri = Path(at.checked) / f"{batch.number:08}.parquet"
+    file = lake.checked_file(at, batch.number)
     digest = suite_digest(suite)
     content = _read(tools, table, batch)
     if isinstance(content, Unreadable):
@@ -85,12 +85,12 @@ def _judge(tools: Tools, table: Table, batch: Batch, now: datetime) -> CheckedBa
     page = tools.docs / table.name / f"{batch.number:08}.html"
     judged = judge(tools, table, content, suite, batch.received_at, now, page, every_raw=False)
     whole = pl.concat([judged.rows, torn_rows(content, judged.rows)], how="vertical").sort("_row")
-    keep(whole, uri)
+    lake.keep(file, whole.write_ipc)
     reasons = told_of(whole)
     _tell(table, batch, reasons, page)
     return CheckedBatch(
         batch=batch,
-        uri=str(uri),
+        uri=str(file),
         suite=digest,
         failed="; ".join(judged.failed) or None,
         broken=whole.filter(pl.col("_reasons").list.len() > 0).height,
@@ -143,13 +143,6 @@ def judge(
     asked = (judged["_reasons"].list.len() > 0) | (every_raw or bool(failed))
     whole = judged.with_columns(_raw=_raw(content, asked)).select(*given.columns[:-1], "_row", "_raw", "_reasons")
     return Judged(whole, failed, tuple(_warnings(findings)))
-
-
-def keep(rows: pl.DataFrame, uri: Path) -> None:
-    """The file gets its name when it is whole; it is read once and goes, so nothing is made small."""
-    uri.parent.mkdir(parents=True, exist_ok=True)
-    rows.write_parquet(uri.with_suffix(".partial"), compression="uncompressed")
-    uri.with_suffix(".partial").replace(uri)
 
 
 def told_of(rows: pl.DataFrame) -> tuple[Told, ...]:

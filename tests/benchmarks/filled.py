@@ -12,7 +12,6 @@ from pipelines.adapters.plain_text import ROWS as A_BATCH
 from pipelines.records import Batch, CheckedArrivals, CheckedBatch
 from pipelines.steps.publish import publish
 from pipelines.steps.receive import INTENTS
-from pipelines.steps.validate import keep
 from tests.builders import NOW, World, replace
 
 CASES = Path(__file__).parent / "cases"
@@ -42,11 +41,10 @@ def fill(world: World, table: str, parts: Iterable[pl.DataFrame]) -> None:
         )
         intent = pl.DataFrame([batch.model_dump()], schema=INTENTS)
         world.tools.tables.append(at.batches, intent, lake.RECEIVE, number)
-        uri = Path(at.checked) / f"{number:08}.parquet"
-        keep(rows, uri)
-        checked = CheckedBatch(batch=batch, uri=str(uri), suite="0" * 64, failed=None, broken=0, warnings=())
+        file = lake.checked_file(at, number)
+        lake.keep(file, rows.write_ipc)
+        checked = CheckedBatch(batch=batch, uri=str(file), suite="0" * 64, failed=None, broken=0, warnings=())
         publish(world.tools, world.use_case, CheckedArrivals(table=table, batches=(checked,)))
-        uri.unlink()
         world.tools.labels.hand(world.use_case.name, table, number, [])
 
 

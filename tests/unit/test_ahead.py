@@ -3,7 +3,6 @@
 import threading
 import time
 from datetime import timedelta
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -129,7 +128,7 @@ def test_a_batch_that_cannot_be_read_back_leaves_those_before_it_published(tmp_p
     world = world_of(tmp_path / "torn", rows_with_everything())
     arrivals = world.do(validate.validate)(world.do(flows.receive)("exercise", NOW), NOW)
     at = lake.TableAt(world.tools.tables_at, world.use_case.table("exercise"))
-    kept = Path(at.checked) / "00000004.parquet"
+    kept = lake.checked_file(at, 4)
     whole = kept.read_bytes()
     kept.write_bytes(whole[:100])
     with pytest.raises(pl.exceptions.ComputeError):
@@ -137,3 +136,20 @@ def test_a_batch_that_cannot_be_read_back_leaves_those_before_it_published(tmp_p
     assert world.tools.tables.committed(at.published, lake.PUBLISH) == 3
     kept.write_bytes(whole)
     assert world.do(publish.publish)(arrivals).balanced
+
+
+@pytest.mark.usefixtures("many_batches")
+def test_judged_rows_go_when_they_are_published_also_those_that_a_killed_run_left(tmp_path) -> None:
+    world = world_of(tmp_path / "goes", rows_with_everything())
+    at = lake.TableAt(world.tools.tables_at, world.use_case.table("exercise"))
+    arrivals = world.do(flows.receive)("exercise", NOW)
+    checked = world.do(validate.validate)(arrivals, NOW)
+    folder = lake.checked_file(at, 1).parent
+    assert len(list(folder.iterdir())) == len(arrivals.batches)
+    before = checked.model_copy(update={"batches": checked.batches[:2]})
+    world.do(publish.publish)(before)
+    assert not lake.checked_file(at, 1).exists()
+    assert lake.checked_file(at, 3).exists()
+    (folder / "00000001.parquet").write_bytes(b"of an older release")
+    assert world.do(publish.publish)(checked) == world.do(publish.publish)(checked)
+    assert list(folder.iterdir()) == []
