@@ -8,6 +8,7 @@ import asyncio
 import gc
 import logging
 import sys
+import time
 from typing import Any, cast
 
 import uvicorn
@@ -17,6 +18,8 @@ from pipelines.serving.hot import Hot, Response
 from pipelines.serving.place import GRACE_SECONDS
 
 log = logging.getLogger(__name__)
+PAUSE_NS = 50_000
+"""A busy place takes up the next request within microseconds; the way to a client and back takes longer."""
 
 
 class Corked:
@@ -30,6 +33,11 @@ class Corked:
         if not self._held:
             self._loop.call_soon(self.flush)
         self._held.append(data)
+
+    def write_at_once(self, data: bytes) -> None:
+        """Hand it on now, behind what is held."""
+        self._held.append(data)
+        self.flush()
 
     def flush(self) -> None:
         """Hand on what is held."""
@@ -47,6 +55,26 @@ class Corked:
         return getattr(self._transport, name)
 
 
+class Pace:
+    """Whether requests come one by one: two in a row came a while after the answer before them.
+
+    An answer that waits for the end of its turn is 4 % later for a client that asks alone; without waiting a busy
+    place answers a third fewer, because the proxy is woken for each answer.
+    """
+
+    def __init__(self) -> None:
+        self._answered_at, self._paused = 0, False
+
+    def one_by_one(self, now: int) -> bool:
+        """To be asked once for each request, in nanoseconds of a clock that never goes back."""
+        before, self._paused = self._paused, now - self._answered_at > PAUSE_NS
+        return before and self._paused
+
+    def answered(self, now: int) -> None:
+        """An answer is on its way."""
+        self._answered_at = now
+
+
 class OnePiece(HttpToolsProtocol):
     """uvicorn's protocol on a corked transport, and a short way for the hot routes.
 
@@ -55,6 +83,8 @@ class OnePiece(HttpToolsProtocol):
     too long, `Expect`) go the server's usual way, which knows every case.
     """
 
+    _pace = Pace()
+    """Of the place: all its connections are served by one thread."""
     _body: list[bytes] | None = None
     """What has come of a request that goes the short way; None while none does."""
     _path, _asked, _ending = "", dict[bytes, bytes](), False
@@ -117,7 +147,9 @@ class OnePiece(HttpToolsProtocol):
         if self._body is None:
             return super().on_message_complete()
         body, self._body = b"".join(self._body), None
-        self._write(self._answered(body))
+        at_once = self._pace.one_by_one(time.perf_counter_ns())
+        self._write(self._answered(body), at_once=at_once)
+        self._pace.answered(time.perf_counter_ns())
         if self._ending:
             return self.transport.close()
         self.server_state.total_requests += 1
@@ -144,12 +176,16 @@ class OnePiece(HttpToolsProtocol):
             log.exception("path=%s: the model's code failed", self._path)
             return self._hot.failed(self._path, self._asked)
 
-    def _write(self, response: Response) -> None:
-        """At the end of the turn: answers of one turn leave together, or the proxy would be woken for each."""
+    def _write(self, response: Response, *, at_once: bool) -> None:
+        """At once, or at the end of the turn: then all answers of the turn leave together."""
         ending = [(b"connection", b"close")] if self._ending else []
         headers = (*self.server_state.default_headers, *response.headers, *ending)
         told = [b"%b: %b\r\n" % header for header in headers]
-        self.transport.write(b"".join([STATUS_LINE[response.status], *told, b"\r\n", response.body]))
+        whole = b"".join([STATUS_LINE[response.status], *told, b"\r\n", response.body])
+        if at_once:
+            cast("Corked", self.transport).write_at_once(whole)
+        else:
+            self.transport.write(whole)
 
     def shutdown(self) -> None:
         """A request that is still coming in is answered first."""

@@ -10,7 +10,7 @@ from uvicorn.server import ServerState
 from pipelines.predictions.spool import NoSpool
 from pipelines.serving import predictor
 from pipelines.serving.hot import Answers, Hot, Identity, Reply
-from pipelines.serving.run import Corked, OnePiece
+from pipelines.serving.run import PAUSE_NS, Corked, OnePiece, Pace
 from pipelines.use_cases.calories import USE_CASE
 from tests.releases import make_release
 from tests.unit.test_serving_hot import STAMP
@@ -69,6 +69,25 @@ def test_what_is_held_goes_before_the_end_and_nothing_after_it():
 
     transport = played(answer)
     assert (transport.pieces, transport.closed) == ([b"last words"], True)
+
+
+def test_what_leaves_at_once_leaves_behind_what_is_held():
+    def answer(corked):
+        corked.write(b"first, ")
+        corked.write_at_once(b"second")
+        corked.write(b"later")
+
+    assert played(answer).pieces == [b"first, second", b"later"]
+
+
+def test_requests_come_one_by_one_when_two_in_a_row_came_after_a_pause():
+    pace, now, told = Pace(), 0, []
+    for pause in (PAUSE_NS + 1, PAUSE_NS + 1, PAUSE_NS + 1, 10, 10, PAUSE_NS + 1, 10, PAUSE_NS + 1, PAUSE_NS + 1):
+        now += pause
+        told.append(pace.one_by_one(now))
+        now += 1000
+        pace.answered(now)
+    assert told == [False, True, True, False, False, False, False, False, True]
 
 
 def test_all_else_is_the_transport_s():
