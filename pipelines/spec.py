@@ -50,7 +50,8 @@ class Field(Frozen):
     the range seen in training is learnt, and a request outside of it is answered with a warning.
     """
 
-    name: str = field_of(min_length=1)
+    name: str = field_of(min_length=1, pattern=r"^[^\x00]+$")
+    """Without a NUL: Arrow ends its process at one."""
     type: Literal["number", "integer", "text", "time"]
     """A time is for columns of tables only; it lies in the table as UTC."""
     formats: tuple[str, ...] = ()

@@ -135,6 +135,7 @@ def broken(folder, old, new):
         ('name="runners"', 'name="joggers"', "must be a UseCase named 'runners'"),
         ("inputs=(PACE, HILLS)", "inputs=(PACE, HILLS, RUNNER)", "are keys of a request"),
         ("import numpy", "import numpyy", "No module named 'numpyy'"),
+        ('name="hills"', r'name="hi\x00lls"', "name: String should match pattern"),
     ],
 )
 def test_a_wrong_use_case_is_refused_with_its_file_and_what_is_wrong(folder, old, new, told):
