@@ -337,7 +337,7 @@ class UseCase(Frozen):
     parts' raw answers ((n,) each: value, or probability of the positive class) into named outputs.
     `baseline(columns)` is what one would answer without a model, under the same names.
     `loss(outputs, actual)` gives (n,). `simulate(seed, drop)` gives the tables of one simulated drop.
-    `labels(table, rows)` says what newly published rows of a table tell of entities that were predicted:
+    `labels` has, by the name of a table, what its newly published rows tell of entities that were predicted:
     columns `entity` and `actual`, where known also `event_time` and `observed_at`; no rows: nothing.
     """
 
@@ -385,7 +385,7 @@ class UseCase(Frozen):
     loss: Loss
     baseline: Callable[[Columns], Outputs] | None = None
     simulate: Simulate | None = None
-    labels: Callable[[str, DataFrame], DataFrame] | None = None
+    labels: Mapping[str, Callable[[DataFrame], DataFrame]] = field_of(default_factory=dict)
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "UseCase":
@@ -414,6 +414,8 @@ class UseCase(Frozen):
         for name in (*inputs, self.entity):
             if set(name) & UNSPOKEN or not name.isprintable():
                 yield f"inputs: {name!r} has a quote, a backslash or a control character and cannot be sent"
+        if unknown := set(self.labels) - {table.name for table in self.tables}:
+            yield f"labels: {sorted(unknown)} are no tables"
         for part in self.parts:
             if part.base is not None and part.base not in self.feature_names:
                 yield f"parts.{part.name}.base: {part.base!r} is not among feature_names"

@@ -14,15 +14,16 @@ from pipelines.tools import EntityLabel, Tools
 
 log = logging.getLogger(__name__)
 REQUIRED = {"entity", "actual"}
-Tell = Callable[[str, pl.DataFrame], pl.DataFrame]
+Tell = Callable[[pl.DataFrame], pl.DataFrame]
 
 
 def hand_over(tools: Tools, use_case: UseCase, ledger: Ledger) -> Ledger:
     """Keep the labels of every batch published since the last time, each batch once; the ledger goes through."""
-    if use_case.labels is not None:
+    tell = use_case.labels.get(ledger.table)
+    if tell is not None:
         at = lake.TableAt(tools.tables_at, use_case.table(ledger.table))
-        _batches(tools, use_case, use_case.labels, at)
-        _replays(tools, use_case, use_case.labels, at)
+        _batches(tools, use_case, tell, at)
+        _replays(tools, use_case, tell, at)
     return ledger
 
 
@@ -64,11 +65,11 @@ def _labels(tell: Tell, at: lake.TableAt, rows: pl.DataFrame) -> Iterator[Entity
 
 
 def _told(tell: Tell, table: str, rows: pl.DataFrame, arrived: datetime) -> Iterator[EntityLabel]:
-    told = tell(table, rows.sort("_row"))
+    told = tell(rows.sort("_row"))
     if told.is_empty():
         return
     if not set(told.columns) >= REQUIRED:
-        raise BadUseCase(f"labels({table!r}, rows): columns {sorted(REQUIRED)} are needed, not {told.columns}")
+        raise BadUseCase(f"labels of {table}: columns {sorted(REQUIRED)} are needed, not {told.columns}")
     actual = told["actual"].cast(pl.Float64)
     known = told.filter(told["entity"].is_not_null() & actual.is_finite().fill_null(False))
     for row in known.iter_rows(named=True):

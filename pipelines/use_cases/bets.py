@@ -162,9 +162,9 @@ def loss(outputs: Outputs, actual: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(-np.log(np.clip(said, 1e-15, 1)))
 
 
-def labels(table: str, rows: "pl.DataFrame") -> "pl.DataFrame":
+def labels(matches: "pl.DataFrame") -> "pl.DataFrame":
     """A match that was played tells its result."""
-    return rows.select(entity=_match(), actual=_result()).drop_nulls("actual")
+    return matches.select(entity=_match(), actual=_result()).drop_nulls("actual")
 
 
 def _whole(name: str, most: float, *, optional: bool = False) -> Field:
@@ -260,5 +260,5 @@ USE_CASE = UseCase(
     outputs=outputs,
     baseline=baseline,
     loss=loss,
-    labels=labels,
+    labels={"matches": labels},
 )

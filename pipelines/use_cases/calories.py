@@ -73,9 +73,9 @@ def outputs(raw: Mapping[str, NDArray[np.float64]], columns: Columns) -> Outputs
     return {"calories": np.maximum(raw["energy"], 0.0)}
 
 
-def labels(table: str, rows: "pl.DataFrame") -> "pl.DataFrame":
-    """The label file tells what a session burnt; the exercise file tells nothing of it."""
-    return rows.select(entity="User_ID", actual="Calories") if table == "burnt" else rows.clear()
+def labels(burnt: "pl.DataFrame") -> "pl.DataFrame":
+    """The label file tells what a session burnt."""
+    return burnt.select(entity="User_ID", actual="Calories")
 
 
 def simulate(seed: int, drop: int) -> Mapping[str, "pl.DataFrame"]:
@@ -163,5 +163,5 @@ USE_CASE = UseCase(
     retrain_after_labels=500,
     loss=metrics.squared_error("calories"),
     simulate=simulate,
-    labels=labels,
+    labels={"burnt": labels},
 )

@@ -66,18 +66,33 @@ def test_a_run_killed_before_its_labels_hands_them_over_the_next_time(world):
     assert told(world) == [("1", 10.0, NOW)]
 
 
-def test_a_table_that_tells_nothing_leaves_no_label_and_is_done(world):
-    use_case = world.use_case.model_copy(update={"labels": lambda *_: pl.DataFrame()})
+def telling(world, labels):
+    """The world's use case with another function for the table of labels."""
+    world.use_case = world.use_case.model_copy(update={"labels": {"burnt": labels}})
+
+
+def test_rows_that_tell_nothing_leave_no_label_and_are_done(world):
+    telling(world, lambda _: pl.DataFrame())
     burnt(world, "calories-1.csv", [(1, 10)])
-    world.use_case = use_case
     ingest(world)
     assert (told(world), world.tools.labels.handed("calories", "burnt")) == ([], 1)
+
+
+def test_a_table_of_which_nothing_is_said_is_not_asked_and_tells_all_when_it_is(world):
+    asked = world.use_case
+    world.use_case = asked.model_copy(update={"labels": {}})
+    burnt(world, "calories-1.csv", [(1, 10)])
+    ingest(world)
+    assert (told(world), world.tools.labels.handed("calories", "burnt")) == ([], 0)
+    world.use_case = asked
+    ingest(world)
+    assert told(world) == [("1", 10.0, NOW)]
 
 
 def test_times_of_the_rows_go_along_and_rows_without_a_number_tell_nothing(world):
     event = NOW - timedelta(days=3)
 
-    def labels(table, rows):
+    def labels(rows):
         return rows.select(
             entity="User_ID",
             actual=pl.when(pl.col("Calories") > 10).then("Calories"),
@@ -85,7 +100,7 @@ def test_times_of_the_rows_go_along_and_rows_without_a_number_tell_nothing(world
             observed_at=pl.lit(NOW.replace(tzinfo=None)),
         )
 
-    world.use_case = world.use_case.model_copy(update={"labels": labels})
+    telling(world, labels)
     burnt(world, "calories-1.csv", [(1, 10), (2, 20)])
     ingest(world)
     ((_, one),) = world.tools.labels.kept
@@ -93,7 +108,7 @@ def test_times_of_the_rows_go_along_and_rows_without_a_number_tell_nothing(world
 
 
 def test_a_frame_without_its_columns_is_the_use_cases_fault(world):
-    world.use_case = world.use_case.model_copy(update={"labels": lambda _, rows: rows.select("User_ID")})
+    telling(world, lambda rows: rows.select("User_ID"))
     burnt(world, "calories-1.csv", [(1, 10)])
     with pytest.raises(BadUseCase, match="actual"):
         ingest(world)

@@ -251,10 +251,10 @@ def events_world_copy(world):
 
 
 def test_labels_of_rows_that_came_back_are_handed_over_once(world):
-    def tell(table, found):
+    def tell(found):
         return found.select(entity=pl.col("who"), actual="amount")
 
-    world.use_case = world.use_case.model_copy(update={"labels": tell})
+    world.use_case = world.use_case.model_copy(update={"labels": {"events": tell}})
     put(world, "events.csv", BAD)
     ingest(world)
     set_rules(world, between(55))

@@ -135,6 +135,7 @@ def broken(folder, old, new):
         ('name="runners"', 'name="joggers"', "must be a UseCase named 'runners'"),
         ("inputs=(PACE, HILLS)", "inputs=(PACE, HILLS, RUNNER)", "are keys of a request"),
         ("import numpy", "import numpyy", "No module named 'numpyy'"),
+        ("metrics=", 'labels={"shoes": len}, metrics=', "labels: ['shoes'] are no tables"),
         ('name="hills"', r'name="hi\x00lls"', "name: String should match pattern"),
     ],
 )
