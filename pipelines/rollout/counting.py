@@ -64,7 +64,7 @@ def with_rates(counted: Counted, serving: Serving, counters: Sequence[Counters])
     for each in counters:
         if each.use_case != serving.use_case or each.line not in arms:
             continue
-        now = (each.requests, each.answered_5xx + each.connect_errors + each.response_errors)
+        now = (each.requests, each.failed)
         if each.line in raw:
             arm = arms[each.line]
             rates[arm] = _grown(rates.get(arm, Rates()), raw[each.line], now)

@@ -45,6 +45,15 @@ class Counters(NamedTuple):
     retries: int
     redispatches: int
 
+    @property
+    def failed(self) -> int:
+        """Requests that it did not answer well, those too that another line answered then.
+
+        A connection that it refuses is no error to HAProxy once another line is asked, it is a redispatch alone; a
+        broken answer is a response error, and a redispatch as well.
+        """
+        return self.answered_5xx + self.connect_errors + max(self.redispatches, self.response_errors)
+
 
 class Proxy(Protocol):
     """The way of a request to a place."""

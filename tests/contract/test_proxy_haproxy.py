@@ -183,9 +183,18 @@ def test_a_canary_gets_its_share_and_its_death_costs_nothing(proxy, start):
         clients.some_more()
     assert not clients.failed
     assert set(clients.slots) == {"stable", "canary"}
-    failed = [each.answered_5xx + each.connect_errors + each.response_errors for each in (before, after)]
-    assert failed[0] == 0
-    assert failed[1] > 0, "a retry hides it from the clients, not from the canary's own counters"
+    assert before.failed == 0
+    assert after.failed > 0, "a retry hides it from the clients, not from the canary's own counters"
+
+
+def test_a_canary_that_died_between_requests_is_seen_by_what_it_refused(proxy, start):
+    stable, canary = start("a"), start("b")
+    proxy.apply((backend(Line("a", stable.port, 100, "stable"), Line("b", canary.port, 10_000, "canary")),))
+    assert ask(proxy)[1]["x-slot"] == "canary"
+    canary.kill()
+    assert ask(proxy)[1]["x-slot"] == "stable"
+    counted = {each.line: each for each in proxy.counters()}["b"]
+    assert (counted.failed, counted.connect_errors, counted.response_errors) == (1, 0, 0)
 
 
 def test_the_canary_becomes_stable_without_a_failed_request(proxy, start):

@@ -34,8 +34,24 @@ SERVING = Serving(
 
 
 def counters(**told):
-    """Of each line: requests, 5xx, failed connections, broken answers."""
-    return [Counters("calories", line, True, *numbers, 0, 0) for line, numbers in told.items()]
+    """Of each line: requests, 5xx, failed connections, broken answers, redispatches."""
+    return [
+        Counters("calories", line, True, *numbers[:4], 0, *(numbers[4:] or (0,))) for line, numbers in told.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "failed"),
+    [
+        ((9, 0, 0, 0, 0), 0),
+        ((9, 0, 0, 0, 3), 3),  # refused, and answered by another line
+        ((9, 0, 0, 2, 5), 5),  # two broke off, three were refused; another line answered all
+        ((9, 0, 1, 0, 0), 1),  # no other line was there
+        ((9, 2, 0, 0, 0), 2),
+    ],
+)
+def test_a_line_failed_each_request_that_it_did_not_answer_well(numbers, failed):
+    assert counters(a=numbers)[0].failed == failed
 
 
 def test_the_first_look_at_a_stage_only_notes_where_the_counters_stand():
@@ -53,7 +69,7 @@ def test_a_proxy_that_began_anew_is_counted_from_nothing_and_leaving_lines_are_n
     assert counted.rates == {"champion": Rates(requests=4, errors=1)}
 
 
-@given(st.lists(st.tuples(*[st.integers(0, 50)] * 4), max_size=20))
+@given(st.lists(st.tuples(*[st.integers(0, 50)] * 5), max_size=20))
 def test_there_are_never_more_errors_than_requests(steps):
     counted = Counted()
     for numbers in steps:
