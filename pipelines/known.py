@@ -7,7 +7,6 @@ it is missing or torn, where the log no longer tells what came when, or where it
 
 import json
 import logging
-from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +41,7 @@ class Known:
 
     def __init__(self, tables: Tables, at: lake.TableAt) -> None:
         self._tables, self._at = tables, at
-        self._coming: deque[tuple[int, Entries]] = deque()
+        self._coming: list[tuple[int, Entries]] = []
         self._index = caught_up(tables, at)
 
     def add(self, batch: int, rows: "pl.DataFrame", key: Hashes, content: Hashes) -> None:
@@ -60,7 +59,7 @@ class Known:
         committed = [some for batch, some in self._coming if batch <= done]
         if committed:
             self._index = caught_up(self._tables, self._at, committed)
-            self._coming = deque((batch, some) for batch, some in self._coming if batch > done)
+            self._coming = [(batch, some) for batch, some in self._coming if batch > done]
 
 
 def _told(found: Entries) -> "pl.DataFrame":
