@@ -71,7 +71,7 @@ def _typed(table: Table, file: Path, reader: Reader) -> pl.DataFrame | None:
         return None
     zone = zone_of(table)
     known = [column for column in table.columns if column.name in read.rows.columns]
-    typed = read.text().select(cells.value(column, zone).alias(column.name) for column in known)
+    typed = read.rows.select(cells.values(read.rows, column, zone).alias(column.name) for column in known)
     return typed.drop_nulls([column.name for column in known if not column.optional])
 
 
