@@ -33,7 +33,8 @@ def hashes(rows: "pl.DataFrame", columns: Sequence[Field]) -> Hashes:
     nulls = [_nulls(rows, columns[at : at + WORD]) for at in range(0, len(columns), WORD)]
     row = polars_hash.col("row").nchash
     halves = [row.xxh3_64(seed=seed).alias(f"{seed}") for seed in SEEDS]
-    found = pl.DataFrame({"row": _binary(np.stack([*words, *nulls], axis=1))}).select(halves).to_numpy()
+    turned = np.ascontiguousarray(np.stack([*words, *nulls]).T)  # in half the time of `stack` along the last axis
+    found = pl.DataFrame({"row": _binary(turned)}).select(halves).to_numpy()
     return np.ascontiguousarray(found, np.uint64)
 
 

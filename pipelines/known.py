@@ -69,6 +69,8 @@ def _told(found: Entries) -> "pl.DataFrame":
     hits = found[there.to_numpy()]
     batch, row = key_index.placed(hits[:, PLACE])
     values = (text(hits[:, CONTENT]), hits[:, REVISION].astype(np.int32), batch, row)
+    if not len(hits):
+        return pl.DataFrame(dict(zip(NAMES, values, strict=True))).clear(len(found))
     places = pl.select(pl.when(there).then(there.cum_sum() - 1)).to_series()
     return pl.DataFrame(dict(zip(NAMES, values, strict=True))).select(pl.all().gather(places))
 

@@ -26,6 +26,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipelines.boot import boot
+
 LINUX = sys.platform == "linux"
 PROC = Path("/proc")
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
@@ -133,14 +135,6 @@ def _children(pid: int) -> list[int]:
 
 
 # --- leftovers -------------------------------------------------------------------------------------------
-
-
-def boot() -> str:
-    """Names this start of the machine: start times of another one mean nothing."""
-    try:
-        return (PROC / "sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
 
 
 def take_note(note: Path, session: int, living: Iterable[Seen]) -> bool:

@@ -43,17 +43,18 @@ def publish(tools: Tools, use_case: UseCase, checked: CheckedArrivals) -> Ledger
     at = lake.TableAt(tools.tables_at, use_case.table(checked.table))
     finish_replay(tools, at)
     done = tools.tables.committed(at.published, lake.PUBLISH)
+    _forget(at, done)
     waiting = [batch for batch in checked.batches if batch.batch.number > done]
     for batch, ready in zip(waiting, _made_ready(tools, at, waiting), strict=True):
         conserve(lake.ledger_of(at.table, batch.batch.rows, ready.published, ready.aside))
         tools.tables.append(at.aside, ready.aside, lake.PUBLISH, batch.batch.number)
         tools.tables.append(at.published, ready.published, lake.PUBLISH, batch.batch.number)
+        _forget(at, batch.batch.number)
     for uri in (at.batches, at.aside, at.published):
         tools.tables.tidy(uri, MOST_FILES)
     lake.keep_count(tools.tables, at)
     whole = lake.ledger(tools.tables, at)
     conserve(whole)
-    _forget(at, done=tools.tables.committed(at.published, lake.PUBLISH))
     log.info("ledger %s", whole.model_dump())
     return whole
 

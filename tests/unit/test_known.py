@@ -136,6 +136,37 @@ def test_a_torn_index_is_made_anew(some, tear, caplog):
     assert agrees(some)
 
 
+def _left_by_another_start_of_the_machine(folder):
+    manifest = folder / key_index.MANIFEST
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"boot": "another"}))
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_after_a_loss_of_power_an_index_is_believed_when_its_bytes_are_those_that_were_written(some, lost, caplog):
+    caplog.set_level("INFO")
+    _left_by_another_start_of_the_machine(keys_of(some))
+    if lost:
+        run = next(keys_of(some).glob("*.run"))
+        run.write_bytes(bytes(run.stat().st_size))
+    assert third(some) == AFTER
+    assert ("made anew" in caplog.text) == lost
+    assert agrees(some)
+
+
+def test_an_index_of_this_start_of_the_machine_is_not_compared(some, monkeypatch):
+    monkeypatch.setattr(key_index, "_compare", lambda *_: pytest.fail("the whole index was read"))
+    assert third(some) == AFTER
+
+
+def test_where_the_system_names_no_start_every_index_is_compared(some, monkeypatch):
+    compared = []
+    monkeypatch.setattr(key_index, "boot", str)
+    third(some)
+    monkeypatch.setattr(key_index, "_compare", lambda files, _: compared.extend(files))
+    assert agrees(some)
+    assert compared
+
+
 def test_an_index_that_is_behind_takes_in_what_it_missed(some, tmp_path, caplog):
     caplog.set_level("INFO")
     shutil.copytree(keys_of(some), tmp_path / "kept")
@@ -211,6 +242,18 @@ def _entries(random, n):
     entries = random.integers(1, 2**63, (n, 6), dtype=np.uint64)
     entries[:, key_index.REVISION] = 1
     return entries
+
+
+@pytest.mark.parametrize("known_ones", [0, 1, 50, 3000])
+@pytest.mark.parametrize("new_ones", [0, 1, 400, 9000])
+def test_keys_are_found_however_many_are_looked_for(tmp_path, known_ones, new_ones):
+    random = np.random.default_rng(1)
+    entries = _entries(random, 3000)
+    index = KeyIndex(tmp_path, Held(layout="", version=0, rows=0)).extended([entries], 0, 3000)
+    there, new = entries[:known_ones], _entries(random, new_ones)
+    order = random.permutation(known_ones + new_ones)
+    found = index.find(np.concatenate([there, new])[order, :2])
+    assert np.array_equal(found, np.concatenate([there, np.zeros_like(new)])[order])
 
 
 def test_keys_whose_first_halves_are_equal_stay_apart(tmp_path):
