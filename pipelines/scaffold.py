@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines import metrics
-from pipelines.spec import Columns, Field, Files, Gate, Outputs, Part, State, Table, UseCase
+from pipelines.spec import Columns, Field, Files, Gate, Outputs, Part, State, Table, UseCase, matrix
 
 if TYPE_CHECKING:
     import polars as pl
@@ -64,11 +64,11 @@ def fit_state(columns: Columns) -> State:
 
 def features(columns: Columns, state: State) -> NDArray[np.float32]:
     """Numbers as they are, words by their place, unknown ones as NaN; float32 (n, $width)."""
-    matrix = [np.asarray(columns[name], np.float64) for name in NUMBERS]
+    found = [columns[name] for name in NUMBERS]
     for name in WORDS:
         place = {word: float(at) for at, word in enumerate(state[name])}
-        matrix.append(np.array([place.get(word, np.nan) for word in columns[name]]))
-    return np.column_stack(matrix).astype(np.float32)
+        found.append(np.array([place.get(word, np.nan) for word in columns[name]]))
+    return matrix(found)
 
 
 def outputs(raw: Mapping[str, NDArray[np.float64]], columns: Columns) -> Outputs:

@@ -110,9 +110,10 @@ def _kept(
 
 
 def _ranges(columns: Columns) -> dict[str, tuple[float, float]]:
-    """Of every number that was there at all."""
-    numbers = ((name, values[~np.isnan(values)]) for name, values in columns.items() if values.dtype != object)
-    return {name: (float(values.min()), float(values.max())) for name, values in numbers if len(values)}
+    """Of every number that was there at all; what is missing is passed over."""
+    numbers = ((name, values) for name, values in columns.items() if values.dtype != object and len(values))
+    found = {name: (float(np.fmin.reduce(values)), float(np.fmax.reduce(values))) for name, values in numbers}
+    return {name: ends for name, ends in found.items() if not np.isnan(ends[0])}
 
 
 def _onnx(model: Any, width: int) -> bytes:

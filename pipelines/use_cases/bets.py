@@ -29,6 +29,7 @@ from pipelines.spec import (
     State,
     Table,
     UseCase,
+    matrix,
 )
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def features(columns: Columns, state: State) -> NDArray[np.float32]:
     """Log odds of each result and the differences of form; unknown form is NaN. float32 (n, 6)."""
     fair = np.clip(chances(columns), 1e-6, 1 - 1e-6)
     forms = [columns[f"home_{what}"] - columns[f"away_{what}"] for what in FORMS]
-    return np.column_stack([np.log(fair) - np.log1p(-fair), *forms]).astype(np.float32)
+    return matrix([*(np.log(fair) - np.log1p(-fair)).T, *forms])
 
 
 def baseline(columns: Columns) -> Outputs:

@@ -25,6 +25,7 @@ from pipelines.spec import (
     State,
     Table,
     UseCase,
+    matrix,
 )
 
 if TYPE_CHECKING:
@@ -60,12 +61,8 @@ def features(columns: Columns, state: State) -> NDArray[np.float32]:
     Returns float32 (n, 8), in the order of `USE_CASE.feature_names`.
     """
     known = {word: float(place) for place, word in enumerate(state["Gender"])}
-    matrix = np.empty((len(columns["Age"]), 8), np.float32)
-    for place, name in enumerate(NUMBERS):
-        matrix[:, place] = columns[name]
-    matrix[:, 6] = [known.get(word, np.nan) for word in columns["Gender"]]
-    matrix[:, 7] = columns["Duration"] * columns["Heart_Rate"]
-    return matrix
+    gender = [known.get(word, np.nan) for word in columns["Gender"]]
+    return matrix([*(columns[name] for name in NUMBERS), gender, columns["Duration"] * columns["Heart_Rate"]])
 
 
 def outputs(raw: Mapping[str, NDArray[np.float64]], columns: Columns) -> Outputs:

@@ -8,19 +8,22 @@ from pathlib import Path
 
 import psutil
 
-from tests.benchmarks import Result, judge
+from tests.benchmarks import Result, judge, peers
 
 README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- bench: written by `python -m tests.benchmarks --readme` -->", "<!-- /bench -->"
 JUDGE = "<!-- judge: written by `python -m tests.benchmarks --readme` -->", "<!-- /judge -->"
+PEERS = "<!-- peers: written by `python -m tests.benchmarks --readme` -->", "<!-- /peers -->"
 PACKAGES = ("apache-airflow", "mlflow", "bentoml", "great-expectations", "xgboost-cpu", "deltalake", "polars")
 
 
 def write(results: Sequence[Result], file: Path = README) -> None:
-    """Put the tables between their marks; that of the judge once it was measured."""
+    """Put the tables between their marks; those of the judge and of the peers once they were measured."""
     text = _between(file.read_text(), BEGIN, END, table(results))
     if rows := judge.kept():
         text = _between(text, *JUDGE, judge.table(rows))
+    if told := peers.kept():
+        text = _between(text, *PEERS, peers.table(told))
     file.write_text(text)
 
 

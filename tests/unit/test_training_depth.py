@@ -11,7 +11,7 @@ from pipelines import metrics, rows
 from pipelines.adapters import search
 from pipelines.adapters.xgboost_parts import XGBoostModeller
 from pipelines.serving import predictor
-from pipelines.spec import Calibrated, HeldOutByTime, Slice, Tuning
+from pipelines.spec import Calibrated, HeldOutByTime, Slice, Tuning, matrix
 from pipelines.steps import gate as gating
 from pipelines.use_cases import bets
 from tests.builders import START, football
@@ -32,6 +32,24 @@ def fitted(use_case, frame, folder):
 def with_parts(**changed):
     parts = tuple(part.model_copy(update=changed) for part in BETS.parts)
     return BETS.model_copy(update={"parts": parts})
+
+
+def test_ranges_pass_over_what_is_missing(tmp_path):
+    some, none = f"home_{bets.FORMS[0]}", f"away_{bets.FORMS[0]}"
+    frame = assembled(football()).with_columns(pl.lit(None, pl.Float64).alias(none))
+    frame = frame.with_columns(pl.when(pl.int_range(pl.len()) % 2 == 0).then(pl.col(some)).alias(some))
+    _, manifest = fitted(BETS, frame, tmp_path)
+    assert none not in manifest.ranges
+    assert manifest.ranges[some] == (frame[some].min(), frame[some].max())
+
+
+def test_a_matrix_of_features_is_what_numpy_would_stack():
+    random = np.random.default_rng(0)
+    for n in (0, 1, 1000):
+        features = [random.normal(size=n), random.integers(0, 9, n), [float("nan")] * n]
+        made = matrix(features)
+        assert np.array_equal(made, np.column_stack(features).astype(np.float32), equal_nan=True)
+        assert (made.dtype, made.flags.c_contiguous) == (np.float32, True)
 
 
 def test_a_part_with_a_base_and_no_trees_answers_its_base(tmp_path):

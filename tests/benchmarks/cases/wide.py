@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines import metrics
-from pipelines.spec import Columns, Field, Files, Gate, Outputs, Part, State, Table, UseCase
+from pipelines.spec import Columns, Field, Files, Gate, Outputs, Part, State, Table, UseCase, matrix
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,10 +29,7 @@ def fit_state(columns: Columns) -> State:
 
 def features(columns: Columns, state: State) -> NDArray[np.float32]:
     """The numbers as they are, float32 (n, 20)."""
-    matrix = np.empty((len(columns[NAMES[0]]), len(NAMES)), np.float32)
-    for place, name in enumerate(NAMES):
-        matrix[:, place] = columns[name]
-    return matrix
+    return matrix([columns[name] for name in NAMES])
 
 
 def outputs(raw: Mapping[str, NDArray[np.float64]], columns: Columns) -> Outputs:

@@ -18,15 +18,15 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from tests.benchmarks.peers import TABLE, table
 from tests.benchmarks.serving import bare, exchange, platform
 from tests.conftest import free_port, wait_for
 from tests.places import answers, make_bento
 from tests.releases import ROW, make_release
 
 HERE = Path(__file__).parent
-RESULTS = Path(".results").absolute()
+ENVIRONMENTS = Path(".results").absolute() / "peers"
 TURNS, SECONDS = 5, 1.0
-LINE = "{:<10} {:>9} {:>7} {:>9} {:>7} {:>9} {:>7} {:>8}\n"
 QUIET = {
     "DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "BENTOML_DO_NOT_TRACK": "True",
     "OMP_NUM_THREADS": "1", "LITSERVE_DISABLE_TELEMETRY": "true",
@@ -101,9 +101,9 @@ def main() -> None:
             told.append(_told(name, pairs))
     finally:
         shutil.rmtree(root)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "peers.json").write_text(json.dumps(told, indent=1) + "\n")
-    _show(told)
+    TABLE.parent.mkdir(exist_ok=True)
+    TABLE.write_text(json.dumps(told, indent=1) + "\n")
+    sys.stdout.write(table(told))
 
 
 def _load(port: int, path: str, body: object, processes: Callable[[], list[psutil.Process]]) -> Load:
@@ -157,7 +157,7 @@ def _whole(pid: int) -> list[psutil.Process]:
 
 def _environment_of(name: str) -> Path:
     """The `bin` folder of its environment."""
-    venv = RESULTS / "peers" / name
+    venv = ENVIRONMENTS / name
     if not (venv / "made").exists():
         subprocess.run(["uv", "venv", "-q", "--clear", venv], check=True)
         install = ["uv", "pip", "install", "-q", "--compile-bytecode", "--python", venv / "bin" / "python"]
@@ -174,18 +174,6 @@ def _environment(bin_: Path, work: Path) -> dict[str, str]:
 def _cpu(process: psutil.Process) -> float:
     times = process.cpu_times()
     return float(times.user + times.system)
-
-
-def _show(told: list[dict[str, Any]]) -> None:
-    sys.stdout.write("beside a bare uvicorn + Starlette + orjson + Booster.inplace_predict (x):\n")
-    sys.stdout.write(LINE.format("", "p50 ms", "x", "32: /s", "x", "CPU us", "x", "MiB"))
-    for each in told:
-        figures = [
-            f"{each['p50_ms']:.2f}", f"{each['p50_ms_ratio']:.2f}", f"{each['per_second']:.0f}",
-            f"{each['per_second_ratio']:.2f}", f"{each['cpu_us']:.0f}", f"{each['cpu_us_ratio']:.2f}",
-            f"{each['memory_mib']:.0f}",
-        ]  # fmt: skip
-        sys.stdout.write(LINE.format(each["peer"], *figures))
 
 
 if __name__ == "__main__":
