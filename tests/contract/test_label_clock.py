@@ -170,6 +170,49 @@ def test_the_newest_observation_is_in_force_however_often_it_is_sent(connection,
     assert version.mean_loss == pytest.approx(16)
 
 
+def looked_at(connection) -> int:
+    return label_clock.catch_up(connection, lambda _: USE_CASE)
+
+
+def test_where_every_number_was_looked_at_no_partition_is_asked(connection, tmp_path, monkeypatch):
+    spool_of(tmp_path).append(prediction("r", START))
+    work(connection, tmp_path)
+    looked_at(connection)
+    monkeypatch.setattr(label_clock, "_NEWEST", "select 1 / 0")
+    assert looked_at(connection) == 0
+    spool_of(tmp_path, "b").append(label("r-0", 1.0, START, START))
+    shipper.ship(connection, tmp_path)
+    with pytest.raises(psycopg.Error):
+        looked_at(connection)
+
+
+def test_a_number_that_was_given_and_is_not_to_be_seen_yet_is_looked_at_later(connection, url, tmp_path):
+    spool_of(tmp_path).append(prediction("r", START))
+    work(connection, tmp_path)
+    same = (
+        "use_case, entity_key, event_time, requested_at, place, role, model_version, bento_digest, inputs, outputs"
+    )
+    with shipper.connect(url) as other:
+        with tables.turn(other):
+            other.execute(
+                f"insert into predictions (prediction_id, latency_ms, shadow, {same})"
+                f" select 's-0', 1, false, {same} from predictions"
+            )
+            assert [looked_at(connection) for _ in range(2)] == [0, 0]
+        assert [looked_at(connection) for _ in range(2)] == [1, 0]
+
+
+def test_a_number_that_was_given_and_given_up_hides_nothing(connection, url, tmp_path):
+    spool_of(tmp_path).append(prediction("r", START))
+    work(connection, tmp_path)
+    with shipper.connect(url) as other, other.transaction(force_rollback=True):
+        other.execute("select nextval('predictions_seq_seq'), nextval('labels_seq_seq')")
+    assert looked_at(connection) == 0
+    spool_of(tmp_path, "b").append(prediction("s", START))
+    shipper.ship(connection, tmp_path)
+    assert looked_at(connection) == 1
+
+
 def test_a_mistyped_year_does_not_keep_later_labels_from_counting(connection, tmp_path):
     writer = spool_of(tmp_path)
     writer.append(prediction("r", START))
