@@ -15,7 +15,7 @@ horizon counts, as a late one.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -96,12 +96,24 @@ def catch_up(connection: Connection, load: Callable[[str], UseCase]) -> int:
             return 0
         newest = connection.execute(_NEWEST).fetchone() or (0, 0)
         names = {name for (name,) in connection.execute(_BEHIND)} | redefined
+        _make_known(connection, names, load)
         connection.execute(
             "update label_clock set predictions_seq = %s, labels_seq = %s"
             " where use_case <> all(%s) and (predictions_seq < %s or labels_seq < %s)",
             (*newest, list(names), *newest),
         )
     return sum(_catch_up_one(connection, name, load, newest) for name in sorted(names))
+
+
+def _make_known(connection: Connection, names: Iterable[str], load: Callable[[str], UseCase]) -> None:
+    """A use case is behind from its first record on, also when its first look was killed and others went on."""
+    known = [(name, definition) for name in names if (definition := _definition(name, load)) is not None]
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "insert into label_clock (use_case, predictions_seq, labels_seq, definition) values (%s, 0, 0, %s)"
+            " on conflict do nothing",
+            known,
+        )
 
 
 def _redefined(connection: Connection, load: Callable[[str], UseCase]) -> set[str]:
@@ -146,11 +158,6 @@ def _join(connection: Connection, use_case: UseCase, sums: Sums, window: Window)
 
 def _window(connection: Connection, use_case: UseCase, sums: Sums, newest: tuple[int, int]) -> Window:
     """The next records and labels; from the first ones on where the use case is counted otherwise now."""
-    connection.execute(
-        "insert into label_clock (use_case, predictions_seq, labels_seq, definition) values (%s, 0, 0, %s)"
-        " on conflict do nothing",
-        (use_case.name, sums.definition),
-    )
     predictions, labels, definition = connection.execute(_CLOCK, (use_case.name,)).fetchone() or (0, 0, None)
     if definition != sums.definition:
         _begin_anew(connection, use_case, sums)

@@ -213,6 +213,19 @@ def test_a_number_that_was_given_and_given_up_hides_nothing(connection, url, tmp
     assert looked_at(connection) == 1
 
 
+def test_the_first_predictions_of_a_use_case_are_joined_also_where_their_first_look_was_killed(
+    connection, tmp_path, monkeypatch
+):
+    definition = label_clock.Sums(USE_CASE).definition
+    connection.execute("insert into label_clock values ('other', 0, 0, %s)", (definition,))
+    spool_of(tmp_path).append(prediction("r", START))
+    shipper.ship(connection, tmp_path)
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(label_clock, "_join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        looked_at(connection)
+    assert [looked_at(connection) for _ in range(2)] == [1, 0]
+
+
 def test_a_mistyped_year_does_not_keep_later_labels_from_counting(connection, tmp_path):
     writer = spool_of(tmp_path)
     writer.append(prediction("r", START))
