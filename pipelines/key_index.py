@@ -42,7 +42,7 @@ MANIFEST = "index.json"
 FAN = 6
 FEW = 64
 """Below one key in so many entries a look-up reads only the pages that it needs."""
-FEWER = 2
+BITS_UP_TO = 2
 """Up to so many entries for each key that is looked for, first bits tell which keys cannot be there."""
 SPARSE = 4
 """Bits more than count the entries: of the keys that are not there one in sixteen is looked for all the same."""
@@ -244,7 +244,7 @@ def _hits(run: Entries, asked: Keys) -> tuple[NDArray[np.intp], NDArray[np.intp]
 
 def _may_be_in(firsts: NDArray[np.uint64], values: NDArray[np.uint64]) -> NDArray[np.intp]:
     """Which values are worth looking for: all, or those whose first bits some key of a run as short has too."""
-    if len(firsts) > FEWER * len(values):
+    if len(firsts) > BITS_UP_TO * len(values):
         return np.arange(len(values))
     bits = len(firsts).bit_length() + SPARSE
     shift = np.uint64(64 - bits)
