@@ -1,7 +1,8 @@
 """`python -m tests.benchmarks.peers [peer …]`: the same model behind other servers, and behind Touchline.
 
-Each beside the bare endpoint in the same run, so that all stand beside one measure. The environments are made from
-the pinned names in this folder when they are not there yet, and kept in `.results/peers`.
+Each beside the bare endpoint in the same run, so that all stand beside one measure; who is not measured now keeps
+the figures of its last run. The environments are made from the pinned names in this folder when they are not there
+yet, and kept in `.results/peers`.
 """
 
 import json
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from tests.benchmarks.peers import TABLE, table
+from tests.benchmarks.peers import NAMES, TABLE, kept, table
 from tests.benchmarks.serving import bare, exchange, platform
 from tests.conftest import free_port, wait_for
 from tests.places import answers, make_bento
@@ -102,8 +103,10 @@ def main() -> None:
     finally:
         shutil.rmtree(root)
     TABLE.parent.mkdir(exist_ok=True)
-    TABLE.write_text(json.dumps(told, indent=1) + "\n")
-    sys.stdout.write(table(told))
+    measured = {each["peer"]: each for each in [*kept(), *told]}
+    whole = [measured[name] for name in NAMES if name in measured]
+    TABLE.write_text(json.dumps(whole, indent=1) + "\n")
+    sys.stdout.write(table(whole))
 
 
 def _load(port: int, path: str, body: object, processes: Callable[[], list[psutil.Process]]) -> Load:
