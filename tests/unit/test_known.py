@@ -154,8 +154,10 @@ def test_after_a_loss_of_power_an_index_is_believed_when_its_bytes_are_those_tha
 
 
 def test_an_index_of_this_start_of_the_machine_is_not_compared(some, monkeypatch):
+    monkeypatch.setattr(key_index, "boot", lambda: "this one")
+    third(some)
     monkeypatch.setattr(key_index, "_compare", lambda *_: pytest.fail("the whole index was read"))
-    assert third(some) == AFTER
+    assert agrees(some)
 
 
 def test_where_the_system_names_no_start_every_index_is_compared(some, monkeypatch):

@@ -94,7 +94,7 @@ def main() -> None:
     try:
         release = make_release(root / "release", trees=200)
         os.environ["BOOSTER"] = str(release / "energy.ubj")
-        for name in sys.argv[1:] or ["touchline", *PEERS]:
+        for name in sys.argv[1:] or NAMES:
             sys.stderr.write(f"{name} …\n")
             with _serving(name, release, root) as other, bare(release, root) as reference:
                 base = (reference.port, "/predict", ROW, lambda: [reference.server])
