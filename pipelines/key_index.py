@@ -78,6 +78,13 @@ def place(batch: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.uint64
     return (batch.astype(np.uint64) << _BITS) | row.astype(np.uint64)
 
 
+def entries(key: Keys, content: Keys, revision: NDArray[np.int32] | int, places: NDArray[np.uint64]) -> Entries:
+    """What the index is to know of rows, in their order."""
+    made = np.empty((len(key), WIDTH), np.uint64)
+    made[:, KEY], made[:, CONTENT], made[:, REVISION], made[:, PLACE] = key, content, revision, places
+    return made
+
+
 def placed(places: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Batch and row again."""
     row = places & ((np.uint64(1) << _BITS) - np.uint64(1))
@@ -107,7 +114,10 @@ class KeyIndex:
     def find(self, keys: Keys) -> Entries:
         """The newest entry of each key, (n, 6) in the keys' order; revision 0 where there is none."""
         found = np.zeros((len(keys), WIDTH), np.uint64)
-        order = np.argsort(np.ascontiguousarray(keys[:, 0]))
+        some = np.arange(len(keys))
+        if sum(map(len, self.runs)) <= BITS_UP_TO * len(keys):
+            some = np.flatnonzero(may_be_among(keys[:, 0], [run[:, 0] for run in self.runs]))
+        order = some[np.argsort(keys[some, 0])]
         asked = keys.take(order, axis=0)
         for run in self.runs:
             hits, places = _hits(run, asked)
@@ -226,8 +236,8 @@ def _merged(runs: Sequence[Entries]) -> Iterator[Entries]:
 def _hits(run: Entries, asked: Keys) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Which of the sorted keys a run has, and where."""
     firsts = _firsts(run, len(asked))
-    rows = _may_be_in(firsts, asked[:, 0])
-    places = _place_of(firsts, asked[rows, 0])
+    rows = np.arange(len(asked))
+    places = _place_of(firsts, asked[:, 0])
     hits, found = [], []
     while len(rows):
         near = places < len(run)
@@ -242,15 +252,15 @@ def _hits(run: Entries, asked: Keys) -> tuple[NDArray[np.intp], NDArray[np.intp]
     return np.concatenate([np.empty(0, np.intp), *hits]), np.concatenate([np.empty(0, np.intp), *found])
 
 
-def _may_be_in(firsts: NDArray[np.uint64], values: NDArray[np.uint64]) -> NDArray[np.intp]:
-    """Which values are worth looking for: all, or those whose first bits some key of a run as short has too."""
-    if len(firsts) > BITS_UP_TO * len(values):
-        return np.arange(len(values))
-    bits = len(firsts).bit_length() + SPARSE
+def may_be_among(values: NDArray[np.uint64], others: Sequence[NDArray[np.uint64]]) -> NDArray[np.bool_]:
+    """Which values have their first bits in common with one of the others; all that are equal to one have."""
+    bits = sum(map(len, others)).bit_length() + SPARSE
     shift = np.uint64(64 - bits)
     begins = np.zeros(1 << bits, np.bool_)
-    begins[firsts >> shift] = True
-    return np.flatnonzero(begins[values >> shift])
+    for some in others:
+        begins[some >> shift] = True
+    found: NDArray[np.bool_] = begins[values >> shift]
+    return found
 
 
 def _firsts(run: Entries, asked: int) -> NDArray[np.uint64]:

@@ -9,13 +9,14 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipelines import key_index, lake
 from pipelines.hashing import Hashes, hashes, text
-from pipelines.key_index import CONTENT, KEY, PLACE, REVISION, Entries, Held, KeyIndex
+from pipelines.key_index import CONTENT, PLACE, REVISION, Entries, Held, KeyIndex
 from pipelines.tools import Tables
 
 if TYPE_CHECKING:
@@ -33,7 +34,42 @@ def known(tables: Tables, at: lake.TableAt, rows: "pl.DataFrame") -> "pl.DataFra
 
     Columns `_old_hash`, `_old_revision`, `_old_batch` and `_old_row`; null where the key is new.
     """
-    return Known(tables, at).of(keys(at, rows))
+    return _told(Known(tables, at).find(keys(at, rows)))
+
+
+class Hashed(NamedTuple):
+    """Of rows, in the order of `row`: what tells known ones from new ones."""
+
+    row: NDArray[np.int64]
+    key: Hashes
+    content: Hashes
+
+    @classmethod
+    def of(cls, at: lake.TableAt, rows: "pl.DataFrame") -> Self:
+        """Of typed rows; what is broken about one of them does not matter."""
+        return cls(rows["_row"].to_numpy(), keys(at, rows), contents(at, rows))
+
+    def where(self, some: NDArray[np.bool_]) -> Self:
+        """Of some of the rows."""
+        return self if some.all() else type(self)(self.row[some], self.key[some], self.content[some])
+
+
+class _Coming(NamedTuple):
+    """Rows of one batch, on their way into the table."""
+
+    batch: int
+    rows: Hashed
+    revision: NDArray[np.int32]
+
+    def entries(self) -> Entries:
+        """What the index is to know of them."""
+        places = key_index.place(np.full(len(self.revision), self.batch), self.rows.row)
+        return key_index.newest(key_index.entries(self.rows.key, self.rows.content, self.revision, places))
+
+    def asked_for(self, key: Hashes) -> Entries:
+        """Of those that may have one of these keys: to put all of them in order takes much longer."""
+        some = key_index.may_be_among(self.rows.key[:, 0], [key[:, 0]])
+        return self._replace(rows=self.rows.where(some), revision=self.revision[some]).entries()
 
 
 class Known:
@@ -41,25 +77,25 @@ class Known:
 
     def __init__(self, tables: Tables, at: lake.TableAt) -> None:
         self._tables, self._at = tables, at
-        self._coming: list[tuple[int, Entries]] = []
+        self._coming: list[_Coming] = []
         self._index = caught_up(tables, at)
 
-    def add(self, batch: int, rows: "pl.DataFrame", key: Hashes, content: Hashes) -> None:
+    def add(self, batch: int, rows: Hashed, revision: NDArray[np.int32]) -> None:
         """What that batch publishes; until its commit is there it is known here alone."""
-        self._coming.append((batch, key_index.newest(_entries(rows, key, content))))
+        self._coming.append(_Coming(batch, rows, revision))
 
-    def of(self, key: Hashes) -> "pl.DataFrame":
-        """`known` of the keys of rows that come behind all that was added."""
+    def find(self, key: Hashes) -> Entries:
+        """The newest entry of each key, for rows that come behind all that was added."""
         self._take_in()
-        return _told(self._index.with_runs([some for _, some in self._coming]).find(key))
+        return self._index.with_runs([some.asked_for(key) for some in self._coming]).find(key)
 
     def _take_in(self) -> None:
         """Entries of batches that are committed by now become the index's."""
         done = self._tables.committed(self._at.published, lake.PUBLISH) if self._coming else 0
-        committed = [some for batch, some in self._coming if batch <= done]
+        committed = [some.entries() for some in self._coming if some.batch <= done]
         if committed:
             self._index = caught_up(self._tables, self._at, committed)
-            self._coming = [(batch, some) for batch, some in self._coming if batch > done]
+            self._coming = [some for some in self._coming if some.batch > done]
 
 
 def _told(found: Entries) -> "pl.DataFrame":
@@ -123,16 +159,8 @@ def _read(at: lake.TableAt, rows: "pl.LazyFrame") -> Iterator[Entries]:
     declared = [column.name for column in at.table.columns if column.name in rows.collect_schema()]
     wanted = rows.drop_nulls(list(at.table.key)).select(*declared, "_revision", "_batch", "_row")
     for some in wanted.collect_batches(chunk_size=PART, maintain_order=False, engine="streaming"):
-        yield _entries(some, keys(at, some), contents(at, some))
-
-
-def _entries(rows: "pl.DataFrame", key: Hashes, content: Hashes) -> Entries:
-    """What the index is to know of published rows, in their order."""
-    made = np.empty((len(rows), key_index.WIDTH), np.uint64)
-    made[:, KEY], made[:, CONTENT] = key, content
-    made[:, REVISION] = rows["_revision"].to_numpy()
-    made[:, PLACE] = key_index.place(rows["_batch"].to_numpy(), rows["_row"].to_numpy())
-    return made
+        places = key_index.place(some["_batch"].to_numpy(), some["_row"].to_numpy())
+        yield key_index.entries(keys(at, some), contents(at, some), some["_revision"].to_numpy(), places)
 
 
 def keys(at: lake.TableAt, rows: "pl.DataFrame") -> Hashes:

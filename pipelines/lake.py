@@ -77,11 +77,6 @@ class TableAt(NamedTuple):
         return f"{self.root}/{self.table.name}/checked"
 
 
-def checked_file(at: TableAt, number: int) -> Path:
-    """Where the judged rows of a batch lie until it is published, as Arrow lays them in memory."""
-    return Path(at.checked) / f"{number:08}.arrow"
-
-
 def replay_file(at: TableAt, number: int) -> Path:
     """Where the rows lie that a replay publishes: written before its first commit."""
     return Path(at.checked) / f"replay-{number:08}.parquet"
@@ -228,9 +223,9 @@ def ledger(tables: Tables, at: TableAt) -> Ledger:
     return _ledger(at.table, _arrived(tables.scan(at.batches), done), tallies.published.sums, tallies.aside.sums)
 
 
-def ledger_of(table: Table, arrived: int, published: "pl.DataFrame", aside: "pl.DataFrame") -> Ledger:
+def ledger_of(table: Table, arrived: int, published: "pl.LazyFrame", aside: "pl.DataFrame") -> Ledger:
     """The same of one batch that is about to be committed."""
-    return _ledger(table, arrived, _revisions(published.lazy()).sums, _kinds(aside.lazy()).sums)
+    return _ledger(table, arrived, _revisions(published).sums, _kinds(aside.lazy()).sums)
 
 
 def _ledger(table: Table, arrived: int, published: Mapping[str, int], aside: Mapping[str, int]) -> Ledger:

@@ -111,7 +111,7 @@ class Told(Frozen):
 
 
 class CheckedBatch(Frozen):
-    """A batch with its verdict; the rows lie typed in `uri`, each with its reasons or none."""
+    """A batch with its verdict; its rows lie in the folder `uri` (`judged`), nowhere where they are none."""
 
     batch: Batch
     uri: str

@@ -116,8 +116,14 @@ class Tables(Protocol):
     def committed(self, uri: str, app: str) -> int:
         """Number of the last commit of that app; 0 before the first."""
 
+    def write(self, uri: str, rows: "pl.DataFrame") -> None:
+        """Lay the rows down as a new table of one commit."""
+
     def append(self, uri: str, rows: "pl.DataFrame", app: str, number: int) -> None:
         """Commit the rows under (app, number); nothing when that number is committed already."""
+
+    def take_over(self, uri: str, written: str, app: str, number: int) -> None:
+        """Commit all rows of a table that was written and is used up; the same again is left out as well."""
 
     def scan(self, uri: str, version: int | None = None) -> "pl.LazyFrame":
         """The table's rows at a version (newest when None); no rows when there is no table."""

@@ -1,7 +1,9 @@
 """Delta Lake: append-only tables on disk; exactly once by the transaction action (facts of the format)."""
 
+import errno
 import fcntl
 import json
+import os
 from pathlib import Path
 from typing import NamedTuple, Self
 from urllib.parse import unquote
@@ -16,7 +18,10 @@ from deltalake import (
     write_deltalake,
 )
 from deltalake.exceptions import TableNotFoundError
+from deltalake.transaction import AddAction
 
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV)
+"""How file systems say that a file has one name there."""
 UNASKED = ("_file", "_digest", "_hash", "_suite")
 """Texts of the lineage: no row is looked for by them, so their least and greatest are not worth finding."""
 
@@ -74,23 +79,42 @@ class DeltaTables:
         table = self._open(uri)
         return 0 if table is None else (table.transaction_version(app) or 0)
 
+    def write(self, uri: str, rows: pl.DataFrame) -> None:
+        """One commit, written as `append` writes."""
+        write_deltalake(uri, rows, writer_properties=_writing(rows))
+
     def append(self, uri: str, rows: pl.DataFrame, app: str, number: int) -> None:
         """Commit once: the same number again is left out; of two at once Delta refuses one."""
         if self.committed(uri, app) >= number:
             return
         Path(uri).parent.mkdir(parents=True, exist_ok=True)
-        once = CommitProperties(app_transactions=[Transaction(app, number)])
         table = _table(uri)  # its own: the commit moves it on
         write_deltalake(
             uri if table is None else table,
             rows,
             mode="append",
             schema_mode="merge",
-            commit_properties=once,
+            commit_properties=_once(app, number),
             writer_properties=_writing(rows),
         )
         if table is not None:
             self._opened[uri] = _Opened.of(uri, table)
+
+    def take_over(self, uri: str, written: str, app: str, number: int) -> None:
+        """Its files get a second name beside the others; where that cannot be its rows are written once more."""
+        if self.committed(uri, app) >= number:
+            return
+        table, whole = _table(uri), self._open(written)
+        if whole is None:
+            raise TableNotFoundError(written)
+        files = _added(written, whole.version())
+        if table is None or _kinds(table) != _kinds(whole) or not _linked(files, Path(written), Path(uri)):
+            self.append(uri, self.scan(written).collect(), app, number)
+            return
+        table.create_write_transaction(files, "append", table.schema(), commit_properties=_once(app, number))
+        table.update_incremental()
+        self._opened[uri] = _Opened.of(uri, table)
+        del self._opened[written]
 
     def scan(self, uri: str, version: int | None = None) -> pl.LazyFrame:
         """Rows at a version, in no promised order."""
@@ -174,6 +198,36 @@ def _commit(log: Path, number: int) -> tuple[int, int, int] | None:
     except FileNotFoundError:
         return None
     return file.st_ino, file.st_size, file.st_mtime_ns
+
+
+def _once(app: str, number: int) -> CommitProperties:
+    return CommitProperties(app_transactions=[Transaction(app, number)])
+
+
+def _added(uri: str, version: int) -> list[AddAction]:
+    """The files of one commit, with what the log says of them."""
+    log = Path(uri, "_delta_log", f"{version:020}.json").read_text()
+    return [
+        AddAction(unquote(add["path"]), add["size"], {}, add["modificationTime"], add["dataChange"], add["stats"])
+        for add in (action["add"] for action in map(json.loads, log.splitlines()) if "add" in action)
+    ]
+
+
+def _linked(files: list[AddAction], lie: Path, belong: Path) -> bool:
+    """Whether all lie there too by now; a run that was killed before its commit may have done it."""
+    try:
+        for file in files:
+            if not (belong / file.path).exists():
+                os.link(lie / file.path, belong / file.path)
+    except OSError as wrong:
+        if wrong.errno not in NO_LINKS:
+            raise
+        return False
+    return True
+
+
+def _kinds(table: DeltaTable) -> dict[str, str]:
+    return {field.name: field.to_json() for field in table.schema().fields}
 
 
 def _table(uri: str) -> DeltaTable | None:

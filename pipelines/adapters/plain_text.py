@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipelines.tools import Cut, Piece, Unreadable
 
-ROWS = 200_000
+ROWS = 500_000
 """A batch has at most so many rows,"""
 BYTES = 64 * 2**20
 """and ends with the row that passes so many bytes: what a step holds in memory follows from both."""

@@ -1,7 +1,7 @@
 """Publish: commit each judged batch, its broken rows first, its good rows last."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from pipelines import lake
 from pipelines.errors import ConservationBroken
-from pipelines.hashing import text
-from pipelines.known import Known, contents, keys
+from pipelines.hashing import Hashes, text
+from pipelines.key_index import CONTENT, REVISION, Entries
+from pipelines.known import Hashed, Known
 from pipelines.records import CheckedArrivals, CheckedBatch, Ledger
 from pipelines.spec import UseCase
+from pipelines.steps import judged
 from pipelines.steps.ahead import ahead
 from pipelines.tools import Tools
 
@@ -32,8 +34,6 @@ ASIDE: dict[str, pl.DataType] = {
     "received_at": pl.Datetime("us", "UTC"),
     "by": pl.String(),
 }
-KEY, CONTENT = ("_key_1", "_key_2"), ("_hash_1", "_hash_2")
-"""Both halves of each hash, beside its row until it is published."""
 MOST_FILES = 100
 """A table of more files is put together: each one costs every reader a few milliseconds."""
 
@@ -43,13 +43,16 @@ def publish(tools: Tools, use_case: UseCase, checked: CheckedArrivals) -> Ledger
     at = lake.TableAt(tools.tables_at, use_case.table(checked.table))
     finish_replay(tools, at)
     done = tools.tables.committed(at.published, lake.PUBLISH)
-    _forget(at, done)
+    judged.forget(at, done)
     waiting = [batch for batch in checked.batches if batch.batch.number > done]
     for batch, ready in zip(waiting, _made_ready(tools, at, waiting), strict=True):
         conserve(lake.ledger_of(at.table, batch.batch.rows, ready.published, ready.aside))
         tools.tables.append(at.aside, ready.aside, lake.PUBLISH, batch.batch.number)
-        tools.tables.append(at.published, ready.published, lake.PUBLISH, batch.batch.number)
-        _forget(at, batch.batch.number)
+        if ready.written:
+            tools.tables.take_over(at.published, ready.written, lake.PUBLISH, batch.batch.number)
+        else:
+            tools.tables.append(at.published, ready.published.collect(), lake.PUBLISH, batch.batch.number)
+        judged.forget(at, batch.batch.number)
     for uri in (at.batches, at.aside, at.published):
         tools.tables.tidy(uri, MOST_FILES)
     lake.keep_count(tools.tables, at)
@@ -59,50 +62,26 @@ def publish(tools: Tools, use_case: UseCase, checked: CheckedArrivals) -> Ledger
     return whole
 
 
-def _forget(at: lake.TableAt, done: int) -> None:
-    """Judged rows that are published are not asked for again; a killed run's, and an older release's, go too."""
-    for file in Path(at.checked).glob("[0-9]*.*"):
-        if file.suffix != ".partial" and int(file.stem) <= done:
-            file.unlink(missing_ok=True)
-
-
 def conserve(ledger: Ledger) -> None:
     """Law L1; ConservationBroken when the ledger does not add up."""
     if not ledger.balanced:
         raise ConservationBroken(f"law L1: rows do not add up: {ledger.model_dump()}")
 
 
-class _Parts(NamedTuple):
-    """A judged batch by itself: what can be told of it before the batches in front of it are committed."""
-
-    good: pl.DataFrame
-    """With their hashes; of a refused batch no rows."""
-    broken: pl.DataFrame
-    """As lines of the quarantine."""
-
-
 class _Ready(NamedTuple):
     """What a batch commits: quarantine first, published last; only the last commit says that it is done."""
 
     aside: pl.DataFrame
-    published: pl.DataFrame
+    published: pl.LazyFrame
+    written: str = ""
+    """The table whose rows those are, where they lie as they are published."""
 
 
 def _made_ready(tools: Tools, at: lake.TableAt, waiting: Sequence[CheckedBatch]) -> Iterator[_Ready]:
-    """While one batch is committed the next is looked up, and the one behind it read."""
+    """While one batch is committed the next is looked up."""
     if waiting:
         looked_up = Known(tools.tables, at)
-        parts = ahead(lambda batch: _parts(at, batch), waiting, 1)
-        yield from ahead(lambda batch: _ready(at, looked_up, batch, next(parts)), waiting, 1)
-
-
-def _parts(at: lake.TableAt, checked: CheckedBatch) -> _Parts:
-    if checked.failed is not None:
-        return _Parts(_hashed(at, nothing(at)), _refused(checked))
-    rows = pl.read_ipc(checked.uri)
-    is_broken = pl.col("_reasons").list.len() > 0
-    broken = rows.filter(is_broken).select(row="_row", count=pl.lit(1), reasons="_reasons", raw="_raw")
-    return _Parts(_hashed(at, rows.filter(~is_broken)), _aside(broken, checked, lake.QUARANTINED))
+        yield from ahead(lambda batch: _ready(tools, at, looked_up, batch), waiting, 1)
 
 
 def _refused(checked: CheckedBatch) -> pl.DataFrame:
@@ -111,7 +90,7 @@ def _refused(checked: CheckedBatch) -> pl.DataFrame:
     if not checked.uri:
         whole = {"row": None, "count": checked.batch.rows, "reasons": reason, "raw": None}
         return _aside(pl.DataFrame([whole]), checked, lake.QUARANTINED)
-    rows = pl.read_ipc(checked.uri)
+    rows = pl.read_ipc(Path(checked.uri) / judged.BROKEN)
     return _aside(
         rows.select(row="_row", count=pl.lit(1), reasons=pl.lit(reason).list.concat("_reasons"), raw="_raw"),
         checked,
@@ -119,81 +98,65 @@ def _refused(checked: CheckedBatch) -> pl.DataFrame:
     )
 
 
-def _ready(at: lake.TableAt, looked_up: Known, checked: CheckedBatch, parts: _Parts) -> _Ready:
+def _ready(tools: Tools, at: lake.TableAt, looked_up: Known, checked: CheckedBatch) -> _Ready:
     """What is published, and what is not: broken rows and those that are known already."""
-    told = _revised(at, parts.good, looked_up)
-    good = told.filter(~pl.col("_same"))
-    duplicates = told.filter("_same").select(row="_row", count=pl.lit(1), reasons=pl.lit(None), raw=pl.lit(None))
-    published = _published(good, at, checked)
-    looked_up.add(checked.batch.number, published, good.select(KEY).to_numpy(), good.select(CONTENT).to_numpy())
-    return _Ready(pl.concat([parts.broken, _aside(duplicates, checked, lake.DUPLICATE)]), published)
+    if checked.failed is not None:
+        return _Ready(_refused(checked), judged.nothing(at).lazy())
+    folder, number = Path(checked.uri), checked.batch.number
+    broken = pl.read_ipc(folder / judged.BROKEN).select(
+        row="_row", count=pl.lit(1), reasons="_reasons", raw="_raw"
+    )
+    aside = _aside(broken, checked, lake.QUARANTINED)
+    hashed, written = judged.hashes_of_good(folder), str(folder / judged.GOOD)
+    same, revision = _told_apart(hashed.key, hashed.content, looked_up.find(hashed.key))
+    looked_up.add(number, hashed.where(~same), revision[~same])
+    rows = tools.tables.scan(written)
+    if (revision == 1).all() and not same.any():
+        return _Ready(aside, rows, written)
+    again = pl.DataFrame({"row": hashed.row[same]}).with_columns(count=pl.lit(1), reasons=None, raw=None)
+    aside = pl.concat([aside, _aside(again, checked, lake.DUPLICATE)])
+    if same.all():
+        return _Ready(aside, judged.nothing(at).lazy())
+    whole = rows.collect().sort("_row").with_columns(_revision=pl.Series(revision))
+    return _Ready(aside, whole.filter(pl.Series(~same)).lazy())
 
 
 def revise(tools: Tools, at: lake.TableAt, rows: pl.DataFrame) -> pl.DataFrame:
-    """Add `_hash`, `_same` (equal to the revision in force) and `_revision`, in order within the batch.
-
-    What was known of each key goes with them (`known.NAMES`).
-    """
-    return _revised(at, _hashed(at, rows), Known(tools.tables, at))
-
-
-def _revised(at: lake.TableAt, rows: pl.DataFrame, looked_up: Known) -> pl.DataFrame:
-    key_hashes = rows.select(KEY).to_numpy()
-    told = rows.hstack(looked_up.of(key_hashes))
-    again = pl.Series(_stand_twice(key_hashes[:, 0]))
-    as_before = (pl.col("_hash") == pl.col("_old_hash")).fill_null(False)
-    if not again.any():
-        return _numbered(told, as_before, pl.col)
-    once = _numbered(told.filter(~again), as_before, pl.col)
-    key = list(at.table.key)
-    before = pl.col("_hash").shift(1).over(key)
-    first = pl.col("_row") == pl.col("_row").min().over(key)
-    same = (pl.col("_hash") == pl.when(first).then(pl.col("_old_hash")).otherwise(before)).fill_null(False)
-    twice = _numbered(told.filter(again), same, lambda name: pl.col(name).cum_sum().over(key))
-    return pl.concat([once, twice]).sort("_row", maintain_order=True)
+    """Add `_hash`, `_same` (equal to the revision in force) and `_revision`, in order within the batch."""
+    hashed = Hashed.of(at, rows)
+    same, revision = _told_apart(hashed.key, hashed.content, Known(tools.tables, at).find(hashed.key))
+    return rows.with_columns(_hash=text(hashed.content), _same=pl.Series(same), _revision=pl.Series(revision))
 
 
-def _stand_twice(hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which rows may have the key of another one; where only the hashes are equal nothing is lost but time."""
-    ordered = np.sort(hashes)
-    return np.isin(hashes, ordered[1:][ordered[1:] == ordered[:-1]])
+def _told_apart(key: Hashes, content: Hashes, found: Entries) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
+    """Of rows in their order: which say what is in force already, and their revisions, counted on from that."""
+    before = found[:, REVISION].astype(np.int32)
+    same = before > 0
+    same[same] = (found[same, CONTENT] == content[same]).all(axis=1)
+    revision = before + ~same
+    twice = np.flatnonzero(_stand_twice(key))
+    if len(twice):
+        same[twice], revision[twice] = _within(key[twice], content[twice], same[twice], before[twice])
+    return same, revision
 
 
-def _numbered(rows: pl.DataFrame, same: pl.Expr, so_far: Callable[[str], pl.Expr]) -> pl.DataFrame:
-    """Revisions count on from the one in force; `so_far` sums what is new of a key within the batch."""
-    told = rows.with_columns(_same=same).with_columns(_revision=(~pl.col("_same")).cast(pl.Int32))
-    return told.with_columns(_revision=(pl.col("_old_revision").fill_null(0) + so_far("_revision")).cast(pl.Int32))
+def _within(
+    key: Hashes, content: Hashes, same: NDArray[np.bool_], before: NDArray[np.int32]
+) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
+    """The same of rows whose keys come again: each one is compared with the one in front of it."""
+    rows = pl.DataFrame(np.hstack([key, content]), ["key", "other", "content", "rest"])
+    first = pl.int_range(pl.len()).over("key", "other") == 0
+    as_before = (pl.col("content", "rest") == pl.col("content", "rest").shift(1)).over("key", "other")
+    told = rows.with_columns(same=pl.when(first).then(pl.Series(same)).otherwise(pl.all_horizontal(as_before)))
+    new = (~pl.col("same")).cast(pl.Int32).cum_sum().over("key", "other")
+    counted = told.select("same", revision=pl.Series(before) + new)
+    return counted["same"].to_numpy(), counted["revision"].to_numpy()
 
 
-def _hashed(at: lake.TableAt, rows: pl.DataFrame) -> pl.DataFrame:
-    """Published rows hold their hash as text."""
-    content = contents(at, rows)
-    halves = pl.DataFrame(np.hstack([keys(at, rows), content]), [*KEY, *CONTENT])
-    return rows.hstack(halves).with_columns(_hash=text(content))
-
-
-def _published(good: pl.DataFrame, at: lake.TableAt, checked: CheckedBatch) -> pl.DataFrame:
-    batch = checked.batch
-    return good.select(
-        *(column.name for column in at.table.columns),
-        _batch=pl.lit(batch.number, pl.Int64),
-        _file=pl.lit(batch.file),
-        _digest=pl.lit(batch.digest),
-        _row="_row",
-        _hash="_hash",
-        _revision="_revision",
-        _received_at=pl.lit(batch.received_at).dt.cast_time_unit("us"),
-        _suite=pl.lit(checked.suite),
-    )
-
-
-def nothing(at: lake.TableAt) -> pl.DataFrame:
-    """No rows, with the columns of a published table."""
-    declared = {each.name: lake.dtype(each) for each in at.table.columns}
-    numbers = dict.fromkeys(("_batch", "_row"), pl.Int64())
-    texts = dict.fromkeys(("_file", "_digest", "_hash", "_suite"), pl.String())
-    lineage = {**numbers, **texts, "_revision": pl.Int32(), "_received_at": pl.Datetime("us", "UTC")}
-    return pl.DataFrame(schema={**declared, **lineage})
+def _stand_twice(key: Hashes) -> NDArray[np.bool_]:
+    """Which rows may have the key of another one; where only half of a hash is equal nothing is lost but time."""
+    ordered = np.sort(key[:, 0])
+    return np.isin(key[:, 0], ordered[1:][ordered[1:] == ordered[:-1]])
 
 
 def _aside(rows: pl.DataFrame, checked: CheckedBatch, kind: str) -> pl.DataFrame:
@@ -214,7 +177,7 @@ def finish_replay(tools: Tools, at: lake.TableAt) -> pl.DataFrame:
     """Publish what a killed replay had taken out of quarantine already; the rows, mostly none."""
     number = tools.tables.committed(at.aside, lake.REPLAY)
     if tools.tables.committed(at.published, lake.REPLAY) >= number:
-        return nothing(at)
+        return judged.nothing(at)
     rows = pl.read_parquet(lake.replay_file(at, number))
     tools.tables.append(at.published, rows, lake.REPLAY, number)
     return rows

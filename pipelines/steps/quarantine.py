@@ -15,7 +15,8 @@ from pipelines import cells, lake
 from pipelines.known import known
 from pipelines.records import Batch, Chosen, Discarded, Replayed
 from pipelines.spec import Table, UseCase
-from pipelines.steps.publish import ASIDE, conserve, finish_replay, nothing, revise
+from pipelines.steps.judged import nothing
+from pipelines.steps.publish import ASIDE, conserve, finish_replay, revise
 from pipelines.steps.validate import Judged, judge, suite_digest, torn_rows
 from pipelines.tools import Content, Cut, Piece, Tools, Unreadable
 

@@ -2,12 +2,12 @@
 
 import hashlib
 import logging
-import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import NamedTuple
+from typing import IO, BinaryIO, NamedTuple
 
 import polars as pl
 
@@ -31,6 +31,7 @@ INTENTS: dict[str, pl.DataType] = {
     "first": pl.Int64(),
 }
 UNOWNED_SECONDS = 24 * 3600
+CHUNK = 2**20
 BEGINNING = (0, 1)
 """Offset and row where a file begins."""
 
@@ -142,8 +143,18 @@ def _land(tools: Tools, owner: str, table: Table, arrival: Arrival) -> Landed:
         tools.source.open(table, arrival) as raw,
         NamedTemporaryFile(dir=tools.landing, prefix=f"{owner}-", suffix=".partial", delete=False) as copy,
     ):
-        shutil.copyfileobj(raw, copy, 2**20)
+        digest = _copy(raw, copy)
     partial = Path(copy.name)
-    with partial.open("rb") as landed:
-        digest = hashlib.file_digest(landed, "sha256").hexdigest()
     return Landed(partial.replace(tools.landing / digest), digest, (tools.landing / digest).stat().st_size)
+
+
+def _copy(raw: BinaryIO, copy: IO[bytes]) -> str:
+    """All bytes; their SHA-256, which is worked out while the next ones are read and written."""
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(1) as beside:
+        hashing = beside.submit(digest.update, b"")
+        while chunk := raw.read(CHUNK):
+            hashing.result()
+            hashing = beside.submit(digest.update, chunk)
+            copy.write(chunk)
+    return digest.hexdigest()

@@ -17,6 +17,7 @@ from pipelines.lake import dtype
 from pipelines.records import Arrivals, Batch, CheckedArrivals, CheckedBatch, Told
 from pipelines.spec import Answers, Field, Table, UseCase
 from pipelines.steps.ahead import ahead
+from pipelines.steps.judged import SOUND, keep_broken, keep_good, new_folder
 from pipelines.tools import Content, Finding, Piece, Tools, Unreadable, Validator
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,6 @@ def suite_digest(suite: Path) -> str:
 def _judge(tools: Tools, table: Table, batch: Batch, now: datetime) -> CheckedBatch:
     suite = tools.found.expectations / f"{table.name}.json"
     at = lake.TableAt(tools.tables_at, table)
-    file = lake.checked_file(at, batch.number)
     digest = suite_digest(suite)
     content = _read(tools, table, batch)
     if isinstance(content, Unreadable):
@@ -84,16 +84,20 @@ def _judge(tools: Tools, table: Table, batch: Batch, now: datetime) -> CheckedBa
         )
     page = tools.docs / table.name / f"{batch.number:08}.html"
     judged = judge(tools, table, content, suite, batch.received_at, now, page, every_raw=False)
-    whole = pl.concat([judged.rows, torn_rows(content, judged.rows)], how="vertical").sort("_row")
-    lake.keep(file, whole.write_ipc)
-    reasons = told_of(whole)
+    folder = new_folder(at, batch)
+    if not judged.failed:
+        keep_good(tools.tables, at, batch, digest, judged.rows.filter(SOUND), folder)
+    broken = judged.rows if judged.failed else judged.rows.filter(~SOUND)
+    broken = pl.concat([broken, torn_rows(content, broken)], how="vertical").sort("_row")
+    keep_broken(broken, folder)
+    reasons = told_of(broken)
     _tell(table, batch, reasons, page)
     return CheckedBatch(
         batch=batch,
-        uri=str(file),
+        uri=str(folder),
         suite=digest,
         failed="; ".join(judged.failed) or None,
-        broken=whole.filter(pl.col("_reasons").list.len() > 0).height,
+        broken=broken.filter(~SOUND).height,
         warnings=judged.warnings,
         reasons=reasons,
         page=page.absolute().as_uri(),

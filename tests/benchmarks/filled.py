@@ -10,10 +10,12 @@ import polars as pl
 from pipelines import lake
 from pipelines.adapters.plain_text import ROWS as A_BATCH
 from pipelines.records import Batch, CheckedArrivals, CheckedBatch
+from pipelines.steps import judged
 from pipelines.steps.publish import publish
 from pipelines.steps.receive import INTENTS
 from tests.builders import NOW, World, replace
 
+SUITE = "0" * 64
 CASES = Path(__file__).parent / "cases"
 
 
@@ -41,9 +43,10 @@ def fill(world: World, table: str, parts: Iterable[pl.DataFrame]) -> None:
         )
         intent = pl.DataFrame([batch.model_dump()], schema=INTENTS)
         world.tools.tables.append(at.batches, intent, lake.RECEIVE, number)
-        file = lake.checked_file(at, number)
-        lake.keep(file, rows.write_ipc)
-        checked = CheckedBatch(batch=batch, uri=str(file), suite="0" * 64, failed=None, broken=0, warnings=())
+        folder = judged.new_folder(at, batch)
+        judged.keep_broken(rows.head(0), folder)
+        judged.keep_good(world.tools.tables, at, batch, SUITE, rows, folder)
+        checked = CheckedBatch(batch=batch, uri=str(folder), suite=SUITE, failed=None, broken=0, warnings=())
         publish(world.tools, world.use_case, CheckedArrivals(table=table, batches=(checked,)))
         world.tools.labels.hand(world.use_case.name, table, number, [])
 

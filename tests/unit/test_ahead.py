@@ -3,13 +3,14 @@
 import threading
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import polars as pl
 import pytest
 
 from pipelines import flows, lake
 from pipelines.adapters import plain_text
-from pipelines.steps import publish, validate
+from pipelines.steps import judged, publish, validate
 from pipelines.steps.ahead import ahead
 from tests.benchmarks.sessions import sessions
 from tests.builders import NOW, World, replace
@@ -128,7 +129,7 @@ def test_a_batch_that_cannot_be_read_back_leaves_those_before_it_published(tmp_p
     world = world_of(tmp_path / "torn", rows_with_everything())
     arrivals = world.do(validate.validate)(world.do(flows.receive)("exercise", NOW), NOW)
     at = lake.TableAt(world.tools.tables_at, world.use_case.table("exercise"))
-    kept = lake.checked_file(at, 4)
+    kept = Path(arrivals.batches[3].uri) / judged.BROKEN
     whole = kept.read_bytes()
     kept.write_bytes(whole[:100])
     with pytest.raises(pl.exceptions.ComputeError):
@@ -144,12 +145,39 @@ def test_judged_rows_go_when_they_are_published_also_those_that_a_killed_run_lef
     at = lake.TableAt(world.tools.tables_at, world.use_case.table("exercise"))
     arrivals = world.do(flows.receive)("exercise", NOW)
     checked = world.do(validate.validate)(arrivals, NOW)
-    folder = lake.checked_file(at, 1).parent
+    folder = Path(at.checked)
     assert len(list(folder.iterdir())) == len(arrivals.batches)
     before = checked.model_copy(update={"batches": checked.batches[:2]})
     world.do(publish.publish)(before)
-    assert not lake.checked_file(at, 1).exists()
-    assert lake.checked_file(at, 3).exists()
+    assert [Path(batch.uri).exists() for batch in checked.batches[:3]] == [False, False, True]
     (folder / "00000001.parquet").write_bytes(b"of an older release")
     assert world.do(publish.publish)(checked) == world.do(publish.publish)(checked)
     assert list(folder.iterdir()) == []
+
+
+def test_new_rows_are_taken_over_as_validation_wrote_them(tmp_path) -> None:
+    world = World(tmp_path)
+    at = lake.TableAt(world.tools.tables_at, world.use_case.table("exercise"))
+    written = []
+    for number in (1, 2):
+        sessions(20, number * 100).write_csv(world.drop / f"exercise-{number}.csv")
+        checked = world.do(validate.validate)(world.do(flows.receive)("exercise", NOW), NOW)
+        written = [file.name for file in Path(checked.batches[0].uri, judged.GOOD).glob("*.parquet")]
+        assert world.do(publish.publish)(checked).published == number * 20
+    assert len(written) == 1
+    assert (Path(at.published) / written[0]).stat().st_nlink == 1
+    assert world.tools.tables.scan(at.published).collect()["_batch"].value_counts(sort=True)[
+        "count"
+    ].to_list() == [20, 20]
+
+
+def test_of_a_batch_that_is_judged_again_and_again_the_last_two_are_kept(tmp_path) -> None:
+    world = World(tmp_path)
+    sessions(20).write_csv(world.drop / "exercise.csv")
+    arrivals = world.do(flows.receive)("exercise", NOW)
+    judgements = [world.do(validate.validate)(arrivals, NOW) for _ in range(4)]
+    kept = [Path(checked.batches[0].uri).exists() for checked in judgements]
+    assert kept == [False, False, True, True]
+    assert world.do(publish.publish)(judgements[2]).published == 20
+    assert not Path(judgements[3].batches[0].uri).exists()
+    assert world.do(publish.publish)(judgements[3]).published == 20

@@ -1,6 +1,9 @@
 """The Delta adapter: what the log alone tells, and files that are put together."""
 
+import errno
 import fcntl
+import json
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,6 +11,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
+from polars.testing import assert_frame_equal
 
 from pipelines.adapters import delta
 from pipelines.adapters.delta import DeltaTables
@@ -109,6 +114,122 @@ def test_an_append_during_a_compaction_is_kept(uri):
     stale.optimize.compact()
     assert sorted(TABLES.scan(uri).collect()["x"]) == [10, 11, 20, 21, 30, 31, 40]
     assert TABLES.committed(uri, "publish") == 4
+
+
+# --- rows that lie written already ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Two rows with the columns of the table's last commit."""
+    at = str(tmp_path / "written")
+    TABLES.write(at, pl.DataFrame({"_batch": [4, 4], "x": [40, 41], "new": ["y", None]}))
+    return at
+
+
+ALIKE = ("dataChange", "partitionValues", "tags")
+
+
+def log_of(uri, number):
+    lines = Path(uri, "_delta_log", f"{number:020}.json").read_text().splitlines()
+    return {name: told for line in lines for name, told in json.loads(line).items()}
+
+
+def test_what_is_taken_over_is_what_an_append_would_have_written(uri, written, tmp_path):
+    shutil.copytree(uri, appended := str(tmp_path / "appended"))
+    TABLES.append(appended, TABLES.scan(written).collect(), "publish", 4)
+    TABLES.take_over(uri, written, "publish", 4)
+    shutil.rmtree(written)
+    assert_frame_equal(TABLES.scan(uri).collect(), TABLES.scan(appended).collect(), check_row_order=False)
+    one, other = log_of(uri, 3), log_of(appended, 3)
+    assert one["txn"] == other["txn"] == {"appId": "publish", "version": 4}
+    assert json.loads(one["add"]["stats"]) == json.loads(other["add"]["stats"])
+    assert [one["add"][name] for name in ALIKE] == [other["add"][name] for name in ALIKE]
+    assert (TABLES.version(uri), TABLES.committed(uri, "publish"), TABLES.rows(uri)) == (3, 4, 8)
+    assert TABLES.added(uri, 2, 3).collect()["x"].to_list() == [40, 41]
+    TABLES.tidy(uri, 1)
+    assert sorted(TABLES.scan(uri).collect()["x"]) == [10, 11, 20, 21, 30, 31, 40, 41]
+
+
+def test_the_same_number_is_taken_over_once(uri, written):
+    TABLES.take_over(uri, written, "publish", 4)
+    TABLES.take_over(uri, written, "publish", 4)
+    TABLES.take_over(uri, written, "publish", 3)
+    assert (TABLES.version(uri), TABLES.rows(uri)) == (3, 8)
+
+
+def test_killed_before_its_commit_it_is_taken_over_the_next_time(uri, written, monkeypatch):
+    def killed(*_given, **_more):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DeltaTable, "create_write_transaction", killed)
+        with pytest.raises(KeyboardInterrupt):
+            TABLES.take_over(uri, written, "publish", 4)
+    assert (TABLES.version(uri), TABLES.committed(uri, "publish"), TABLES.rows(uri)) == (2, 3, 6)
+    assert TABLES.scan(written).collect()["x"].to_list() == [40, 41]
+    TABLES.take_over(uri, written, "publish", 4)
+    assert sorted(TABLES.scan(uri).collect()["x"]) == [10, 11, 20, 21, 30, 31, 40, 41]
+
+
+def test_of_two_at_once_delta_refuses_one(uri, written, monkeypatch):
+    linked = delta._linked
+
+    def late(*given):
+        DeltaTables().append(uri, row(4), "publish", 4)
+        return linked(*given)
+
+    monkeypatch.setattr(delta, "_linked", late)
+    with pytest.raises(CommitFailedError):
+        TABLES.take_over(uri, written, "publish", 4)
+    assert (TABLES.version(uri), TABLES.rows(uri)) == (3, 7)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        {"_batch": [4], "x": [40], "new": ["y"], "newer": [1]},
+        {"_batch": [4], "x": [40]},
+        {"_batch": [], "x": [], "new": []},
+    ],
+    ids=["a column more", "a column less", "no rows"],
+)
+def test_rows_of_other_columns_are_written_anew_and_none_at_all_are_a_commit_too(uri, tmp_path, rows):
+    kinds = {"_batch": pl.Int64, "x": pl.Int64, "new": pl.String, "newer": pl.Int64}
+    frame = pl.DataFrame(rows, {name: kinds[name] for name in rows})
+    TABLES.write(at := str(tmp_path / "written"), frame)
+    TABLES.take_over(uri, at, "publish", 4)
+    shutil.rmtree(at)
+    assert (TABLES.version(uri), TABLES.committed(uri, "publish"), TABLES.rows(uri)) == (3, 4, 6 + len(frame))
+    found = TABLES.scan(uri).filter(pl.col("x") == 40).collect()
+    assert found.select(frame.columns).rows() == frame.rows()
+
+
+def test_the_first_rows_of_a_table_are_written_anew(written, tmp_path):
+    uri = str(tmp_path / "first")
+    TABLES.take_over(uri, written, "publish", 1)
+    shutil.rmtree(written)
+    assert (TABLES.version(uri), TABLES.committed(uri, "publish"), TABLES.rows(uri)) == (0, 1, 2)
+
+
+def test_where_a_file_has_one_name_only_rows_are_written_anew(uri, written, monkeypatch):
+    def refused(*_given):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    TABLES.take_over(uri, written, "publish", 4)
+    shutil.rmtree(written)
+    assert sorted(TABLES.scan(uri).collect()["x"]) == [10, 11, 20, 21, 30, 31, 40, 41]
+
+
+def test_a_full_disk_is_no_such_case(uri, written, monkeypatch):
+    def full(*_given):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", full)
+    with pytest.raises(OSError, match="No space left"):
+        TABLES.take_over(uri, written, "publish", 4)
+    assert TABLES.version(uri) == 2
 
 
 # --- one opening for many questions ---------------------------------------------------------------------
