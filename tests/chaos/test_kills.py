@@ -136,9 +136,9 @@ def test_a_flow_that_ended_changes_nothing_when_it_runs_again(world):
 # --- in the middle of a write -------------------------------------------------------------------------------
 
 
-def in_commit(world, part) -> Callable[[], bool]:
+def in_commit(world, part, table=0) -> Callable[[], bool]:
     """A data file lies in a table that no commit names yet."""
-    folder = Path(getattr(world.at(), part))
+    folder = Path(getattr(world.at(table), part))
     before, commits = files(folder), commits_of(folder)
     return lambda: bool(files(folder) - before) and commits_of(folder) == commits
 
@@ -157,6 +157,20 @@ def test_an_ingest_killed_in_the_middle_of_a_delta_commit_leaves_no_row_twice_an
     assert killed(empty, "ingest", lambda: in_commit(empty, part), empty.drops.write), "the middle was never seen"
     empty.run("ingest")
     ingested(empty)
+
+
+def test_an_ingest_killed_while_a_file_is_taken_over_leaves_no_row_twice_and_none_out(world):
+    world.drops.write(2)
+    burnt = world.use_case.tables.index(world.use_case.table("burnt"))
+
+    def again(number):
+        world.drops.write(number + 1)
+
+    assert killed(world, "ingest", lambda: in_commit(world, "published", burnt), again), (
+        "the middle was never seen"
+    )
+    world.run("ingest")
+    ingested(world)
 
 
 @pytest.mark.parametrize("part", ["aside", "published"])
