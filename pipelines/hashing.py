@@ -32,7 +32,7 @@ def hashes(rows: "pl.DataFrame", columns: Sequence[Field]) -> Hashes:
     import polars_hash
 
     words = [_words(rows, column) for column in columns]
-    nulls = [_nulls(rows, columns[at : at + WORD]) for at in range(0, len(columns), WORD)]
+    nulls = [_nulls(rows, columns[at : at + WORD]) for at in range(0, len(columns) or 1, WORD)]
     row = polars_hash.col("row").nchash
     halves = [row.xxh3_64(seed=seed).alias(f"{seed}") for seed in SEEDS]
     turned = np.ascontiguousarray(np.stack([*words, *nulls]).T)  # in half the time of `stack` along the last axis

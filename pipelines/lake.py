@@ -135,7 +135,7 @@ def in_force(
 def in_force_by_pieces(
     tables: Tables, at: TableAt, as_of: datetime, version: int, rows: int
 ) -> "Iterator[pl.DataFrame]":
-    """The same rows without their lineage in the same order, some batches with about so many rows at a time.
+    """The same rows without their lineage in the same order, so many at a time.
 
     What is held of all rows is their keys and places, to know which are in force.
     """
@@ -147,17 +147,12 @@ def in_force_by_pieces(
     narrow = arrived.select({*at.table.key, *PLACE}).collect(engine="streaming")
     newest = _newest(at, narrow).select(PLACE)
     del narrow
-    counts = newest.group_by("_batch").len().sort("_batch").with_columns(_part=pl.col("len").cum_sum() // rows)
-    for first, last in (
-        counts
-        .group_by("_part", maintain_order=True)
-        .agg(first=pl.col("_batch").min(), last=pl.col("_batch").max())
-        .select("first", "last")
-        .iter_rows()
-    ):
-        mine = pl.col("_batch").is_between(first, last)
-        some = arrived.filter(mine).select(*wanted, *PLACE).collect()
-        yield some.join(newest.filter(mine), on=PLACE, how="semi").sort(_arrival()).select(wanted)
+    for part in newest.iter_slices(rows):
+        near = [pl.col("_batch").is_between(part["_batch"][0], part["_batch"][-1])]
+        if part["_batch"].n_unique() == 1:
+            near.append(pl.col("_row").is_between(part["_row"][0], part["_row"][-1]))
+        some = arrived.filter(near).select(*wanted, *PLACE).collect()
+        yield some.join(part, on=PLACE, how="semi").sort(_arrival()).select(wanted)
 
 
 def _newest(at: TableAt, rows: "pl.DataFrame") -> "pl.DataFrame":

@@ -22,6 +22,8 @@ from deltalake.transaction import AddAction
 
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV)
 """How file systems say that a file has one name there."""
+GROUP = 200_000
+"""Rows that whoever reads in pieces must hold at once."""
 UNASKED = ("_file", "_digest", "_hash", "_suite")
 """Texts of the lineage: no row is looked for by them, so their least and greatest are not worth finding."""
 
@@ -32,7 +34,7 @@ def _writing(rows: pl.DataFrame) -> WriterProperties:
     unasked = {name: ColumnProperties(statistics_enabled="NONE") for name in UNASKED}
     unasked["_hash"] = ColumnProperties(statistics_enabled="NONE", dictionary_enabled=False)
     numbers = {name: whole for name, kind in rows.schema.items() if kind == pl.Int64}
-    return WriterProperties(column_properties={**unasked, **numbers})
+    return WriterProperties(max_row_group_size=GROUP, column_properties={**unasked, **numbers})
 
 
 class _Opened(NamedTuple):

@@ -47,7 +47,8 @@ def without(tools: Tools, table: Table, names: Sequence[str]) -> tuple[Tools, Ta
     """Judges and declaration for rows that lack these columns, from the same suite: a label, when serving."""
     kept = tuple(column for column in table.columns if column.name not in names)
     changed = replace(tools, validator=_Without(tools.validator, tuple(names)))
-    return changed, table.model_copy(update={"columns": kept})
+    key = tuple(name for name in table.key if name not in names)
+    return changed, table.model_copy(update={"columns": kept, "key": key})
 
 
 class _Without(NamedTuple):

@@ -132,6 +132,9 @@ def test_validate_judges_a_file_of_which_nothing_arrives(say, tmp_path):
     assert (code, "refused: no column Age" in told) == (1, True)
     code, told = say("validate", "calories", "--table", "exercise", "--file", str(other), "--without", "Age")
     assert (code, "1 rows good, 0 broken" in told) == (0, True)
+    other.write_text(EXERCISE.replace("User_ID,", "") + "male,20,180,80,20,100,39.5\n" * 2)
+    code, told = say("validate", "calories", "--table", "exercise", "--file", str(other), "--without", "User_ID")
+    assert (code, "2 rows good, 0 broken" in told) == (0, True)
     assert "say by --table" in say("validate", "calories", "--file", str(other))[1]
     _, told = say("ingest", "calories", "--json")
     assert json.loads(told)[0]["arrived"] == 5

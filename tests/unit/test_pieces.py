@@ -112,7 +112,8 @@ def test_rows_in_force_come_in_pieces_as_they_come_at_once(tmp_path):
     version = world.tools.tables.version(at.published)
     for as_of in (NOW + timedelta(days=3), NOW + timedelta(days=5)):
         whole = lake.in_force(world.tools.tables, at, as_of, version, without=lake.LINEAGE)
-        parts = lake.in_force_by_pieces(world.tools.tables, at, as_of, version, 300)
+        parts = [*lake.in_force_by_pieces(world.tools.tables, at, as_of, version, 300)]
+        assert {len(part) for part in parts[:-1]} == {300}
         assert pl.concat(parts).equals(whole)
 
 
