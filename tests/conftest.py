@@ -13,10 +13,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pipelines.machine import postgres as server
 from pipelines.machine import secrets
 from pipelines.settings import Home
+
+# a busy machine is slow: no property is judged by its time
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 def free_port() -> int:

@@ -230,7 +230,7 @@ def test_many_clients_at_once_with_good_and_bad_bodies_get_each_their_own_answer
 
 
 @API.parametrize()
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 def test_every_call_that_the_document_allows_or_forbids_is_answered_as_it_says(case, served):
     ways = [negative_data_rejection] if case.path in FAILS_ALONE else []
     case.call_and_validate(base_url=f"http://127.0.0.1:{served.port}/calories", excluded_checks=ways)

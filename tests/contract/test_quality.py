@@ -248,9 +248,8 @@ def same(found, wanted) -> bool:
 
 @settings(
     max_examples=60,
-    deadline=None,
     phases=[Phase.reuse, Phase.generate],
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(records=RECORDS, labels=LABELS, again=st.integers(0, 5), seed=st.randoms(use_true_random=False))
 def test_in_any_order_of_arrival_the_cells_are_what_the_rows_say(

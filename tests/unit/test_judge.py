@@ -352,7 +352,7 @@ WHOLE = RolloutPlan(
 leasts = some.builds(Least, fast=some.integers(0, 10**6), slow=some.integers(0, 10**6))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(anything, some.sampled_from(["shadow", "canary", "watch"]), leasts)
 def test_any_numbers_get_one_verdict_that_is_finite_told_and_kept(evidence, kind, least):
     verdict = judge(WHOLE, evidence, kind, least)

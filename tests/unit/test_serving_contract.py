@@ -96,7 +96,7 @@ def test_a_field_given_twice_is_refused(again):
 TOLD = {"User_ID": "5", "prediction_id": "mine", "event_time": "2026-01-01T00:00:00Z"}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.sets(st.sampled_from([*TOLD])),
     st.sampled_from([*ROW, *TOLD]),
@@ -190,7 +190,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(st.binary(), JSON.map(lambda value: json.dumps(value).encode())))
 def test_no_body_gets_anything_but_an_answer_or_a_typed_refusal(body):
     for decode in (CONTRACT.predict, CONTRACT.batch, CONTRACT.labels):

@@ -167,7 +167,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(EVENTS, st.integers(1, 3))
 def test_whatever_happens_a_version_that_serves_is_checked_and_in_the_end_alias_and_places_agree(events, replicas):
     played = Played(replicas)
