@@ -181,3 +181,13 @@ def test_of_a_batch_that_is_judged_again_and_again_the_last_two_are_kept(tmp_pat
     assert world.do(publish.publish)(judgements[2]).published == 20
     assert not Path(judgements[3].batches[0].uri).exists()
     assert world.do(publish.publish)(judgements[3]).published == 20
+
+
+def test_a_batch_of_which_every_row_is_broken_is_set_aside_and_committed(tmp_path) -> None:
+    world = World(tmp_path)
+    for number, broken in enumerate((0.0, 1.0)):
+        sessions(20, number * 100, broken=broken).write_csv(world.drop / f"exercise-{number}.csv")
+        ledger = flows.ingestion(world.do, "exercise", NOW)
+    assert (ledger.arrived, ledger.published, ledger.quarantined) == (40, 20, 20)
+    at = lake.TableAt(world.tools.tables_at, world.use_case.table("exercise"))
+    assert world.tools.tables.committed(at.published, lake.PUBLISH) == 2
