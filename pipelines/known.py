@@ -46,7 +46,7 @@ class Hashed(NamedTuple):
 
     @classmethod
     def of(cls, at: lake.TableAt, rows: "pl.DataFrame") -> Self:
-        """Of typed rows; what is broken about one of them does not matter."""
+        """Of typed rows."""
         return cls(rows["_row"].to_numpy(), keys(at, rows), contents(at, rows))
 
     def where(self, some: NDArray[np.bool_]) -> Self:

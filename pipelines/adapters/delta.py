@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import unquote
 
 import polars as pl
@@ -157,10 +157,10 @@ class DeltaTables:
         files: list[str] = []
         for version in range(since + 1, until + 1):
             try:
-                commit = Path(uri, "_delta_log", f"{version:020}.json").read_text()
+                actions = _actions(uri, version)
             except FileNotFoundError:
                 return None
-            for action in map(json.loads, commit.splitlines()):
+            for action in actions:
                 if action.get("remove", {}).get("dataChange"):
                     return None
                 if action.get("add", {}).get("dataChange"):
@@ -206,12 +206,16 @@ def _once(app: str, number: int) -> CommitProperties:
     return CommitProperties(app_transactions=[Transaction(app, number)])
 
 
+def _actions(uri: str, version: int) -> list[dict[str, Any]]:
+    """What one commit says; FileNotFoundError where the log does not tell it any more."""
+    return [*map(json.loads, Path(uri, "_delta_log", f"{version:020}.json").read_text().splitlines())]
+
+
 def _added(uri: str, version: int) -> list[AddAction]:
     """The files of one commit, with what the log says of them."""
-    log = Path(uri, "_delta_log", f"{version:020}.json").read_text()
     return [
         AddAction(unquote(add["path"]), add["size"], {}, add["modificationTime"], add["dataChange"], add["stats"])
-        for add in (action["add"] for action in map(json.loads, log.splitlines()) if "add" in action)
+        for add in (action["add"] for action in _actions(uri, version) if "add" in action)
     ]
 
 

@@ -84,20 +84,6 @@ def _made_ready(tools: Tools, at: lake.TableAt, waiting: Sequence[CheckedBatch])
         yield from ahead(lambda batch: _ready(tools, at, looked_up, batch), waiting, 1)
 
 
-def _refused(checked: CheckedBatch) -> pl.DataFrame:
-    """A refused batch whole: its rows, or one reference to the landed bytes where it is no table."""
-    reason = [checked.failed]
-    if not checked.uri:
-        whole = {"row": None, "count": checked.batch.rows, "reasons": reason, "raw": None}
-        return _aside(pl.DataFrame([whole]), checked, lake.QUARANTINED)
-    rows = pl.read_ipc(Path(checked.uri) / judged.BROKEN)
-    return _aside(
-        rows.select(row="_row", count=pl.lit(1), reasons=pl.lit(reason).list.concat("_reasons"), raw="_raw"),
-        checked,
-        lake.QUARANTINED,
-    )
-
-
 def _ready(tools: Tools, at: lake.TableAt, looked_up: Known, checked: CheckedBatch) -> _Ready:
     """What is published, and what is not: broken rows and those that are known already."""
     if checked.failed is not None:
@@ -119,6 +105,20 @@ def _ready(tools: Tools, at: lake.TableAt, looked_up: Known, checked: CheckedBat
         return _Ready(aside, judged.nothing(at).lazy())
     whole = rows.collect().sort("_row").with_columns(_revision=pl.Series(revision))
     return _Ready(aside, whole.filter(pl.Series(~same)).lazy())
+
+
+def _refused(checked: CheckedBatch) -> pl.DataFrame:
+    """A refused batch whole: its rows, or one reference to the landed bytes where it is no table."""
+    reason = [checked.failed]
+    if not checked.uri:
+        whole = {"row": None, "count": checked.batch.rows, "reasons": reason, "raw": None}
+        return _aside(pl.DataFrame([whole]), checked, lake.QUARANTINED)
+    rows = pl.read_ipc(Path(checked.uri) / judged.BROKEN)
+    return _aside(
+        rows.select(row="_row", count=pl.lit(1), reasons=pl.lit(reason).list.concat("_reasons"), raw="_raw"),
+        checked,
+        lake.QUARANTINED,
+    )
 
 
 def revise(tools: Tools, at: lake.TableAt, rows: pl.DataFrame) -> pl.DataFrame:
