@@ -37,11 +37,9 @@ from pipelines.tools import Tools
 from tests.builders import LOCK, replace
 from tests.chaos.drops import Drops, seen_rows
 from tests.chaos.laws import Releases, Rows
-from tests.chaos.live import together
+from tests.chaos.live import LOOK, together
 
 SECONDS = 240.0
-LOOK = 0.0002
-"""Between two looks for a middle: asleep, so that who is watched has the processor, and awake at once."""
 
 
 class Where(NamedTuple):

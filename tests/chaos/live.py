@@ -39,6 +39,8 @@ NAME = "calories"
 PATIENCE = 240.0
 """How long anything may take to come back before its law counts as broken."""
 POLL = 0.2
+LOOK = 0.0002
+"""Seconds between two looks for a middle that is short: asleep, so that who is watched has the processor."""
 
 
 class Live:

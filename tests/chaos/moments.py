@@ -20,11 +20,9 @@ from pipelines.adapters.delta import DeltaTables
 from pipelines.machine import keeper
 from pipelines.machine.keeper import Seen
 from pipelines.rollout.stages import Order
-from tests.chaos.live import NAME, Live, frozen, patient, together, until
+from tests.chaos.live import LOOK, NAME, Live, frozen, patient, together, until
 
 INGEST, RETRAIN = f"ingest_{NAME}", f"retrain_{NAME}"
-LOOK = 0.0005
-"""Seconds between two looks for a middle that is short."""
 WORK_SECONDS = 600.0
 SHIP_LOCK = 7_400_003
 """Key of the lock that a writer of the log holds while it writes."""
