@@ -16,6 +16,7 @@ TouchlineError
 └── Passing                 a repeat may help (exit code 75, retried)
     ├── ServiceAway         a service did not answer
     ├── Busy                another run of the same flow holds the lock
+    ├── JudgedAnew          other runs judged the same batch meanwhile; what was judged before is gone
     └── NoRoom              the disk is full; what was begun is finished when there is room
 """
 
@@ -82,6 +83,10 @@ class ServiceAway(Passing):
 
 class Busy(Passing):
     """Another run of the same flow holds the lock."""
+
+
+class JudgedAnew(Passing):
+    """Other runs judged the same batch meanwhile."""
 
 
 class NoRoom(Passing):

@@ -8,12 +8,12 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from pipelines.commands import declare, name_use_case, write_json
 from pipelines.commands.quarantine import known
 from pipelines.errors import BadSettings, Final
+from pipelines.scratch import scratch
 from pipelines.settings import Settings
 from pipelines.spec import Files
 
@@ -35,24 +35,34 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 def validate(asked: argparse.Namespace, settings: Settings) -> None:
     """Print verdict and findings; a refused batch makes it a final error."""
-    from pipelines import runner, wiring
-    from pipelines.steps.receive import receive
-    from pipelines.steps.validate import validate as judge
+    from pipelines import wiring
 
     name = asked.use_case or settings.use_case
     use_case = wiring.use_case(settings, name)
     tables = [use_case.table(known(use_case, asked.table))] if asked.table else list(use_case.tables)
-    now = datetime.now(UTC)
-    if asked.file is not None:
-        return _write(asked, [_file(settings, use_case, tables, asked, now)])
+    look = _waiting if asked.file is None else _file
+    with scratch("look") as folder:
+        checked = look(asked, settings, use_case, tables, folder)
+    _write(asked, checked)
+
+
+def _waiting(
+    _: argparse.Namespace, settings: Settings, use_case: "UseCase", tables: "list[Table]", folder: Path
+) -> "list[CheckedArrivals]":
+    """Each table's; what is judged lies apart, so that a run which is about to publish keeps its own."""
+    from pipelines import runner, wiring
+    from pipelines.steps.receive import receive
+    from pipelines.steps.validate import validate as judge
+
     logging.getLogger("pipelines").setLevel(logging.ERROR)
-    do = runner.here(wiring.tools(settings, name), use_case)
-    return _write(asked, [do(judge)(do(receive)(table.name, now), now) for table in tables])
+    tools, now = wiring.tools(settings, use_case.name), datetime.now(UTC)
+    do, apart = runner.here(tools, use_case), runner.here(replace(tools, tables_at=str(folder)), use_case)
+    return [apart(judge)(do(receive)(table.name, now), now) for table in tables]
 
 
 def _file(
-    settings: Settings, use_case: "UseCase", tables: "list[Table]", asked: argparse.Namespace, now: datetime
-) -> "CheckedArrivals":
+    asked: argparse.Namespace, settings: Settings, use_case: "UseCase", tables: "list[Table]", folder: Path
+) -> "list[CheckedArrivals]":
     """The file judged in a landing of its own, so that nothing of it arrives; its page is kept."""
     from pipelines import wiring
     from pipelines.adapters.sources import FolderSource
@@ -65,15 +75,14 @@ def _file(
     if not asked.file.is_file():
         raise BadSettings(f"--file: {asked.file} is no file")
     tools, table = without(wiring.tools(settings, use_case.name), tables[0], asked.without)
-    with TemporaryDirectory(prefix="touchline-look-") as made:
-        drop, root = Path(made, "drop"), Path(made)
-        drop.mkdir()
-        os.utime(shutil.copyfile(asked.file, drop / asked.file.name), (0, 0))
-        table = table.model_copy(update={"source": Files(pattern="*", zone=zone_of(table))})
-        alone = use_case.model_copy(update={"tables": (table,)})
-        docs = settings.at.docs / use_case.name / "looked-at"
-        own = replace(tools, source=FolderSource(drop), landing=root / "landing", tables_at=str(root), docs=docs)
-        return judge(own, alone, receive(own, alone, table.name, now), now)
+    drop, now = folder / "drop", datetime.now(UTC)
+    drop.mkdir()
+    os.utime(shutil.copyfile(asked.file, drop / asked.file.name), (0, 0))
+    table = table.model_copy(update={"source": Files(pattern="*", zone=zone_of(table))})
+    alone = use_case.model_copy(update={"tables": (table,)})
+    docs = settings.at.docs / use_case.name / "looked-at"
+    own = replace(tools, source=FolderSource(drop), landing=folder / "landing", tables_at=str(folder), docs=docs)
+    return [judge(own, alone, receive(own, alone, table.name, now), now)]
 
 
 def _write(asked: argparse.Namespace, checked: "list[CheckedArrivals]") -> None:

@@ -13,9 +13,10 @@ import numpy as np
 import polars as pl
 
 from pipelines import lake
+from pipelines.errors import JudgedAnew
 from pipelines.hashing import text
 from pipelines.known import Hashed
-from pipelines.records import Batch
+from pipelines.records import Batch, CheckedBatch
 from pipelines.tools import Tables
 
 BROKEN, GOOD = "broken.arrow", "good"
@@ -34,6 +35,17 @@ def new_folder(at: lake.TableAt, batch: Batch) -> Path:
         _remove(folder)
     folder = checked / f"{batch.number:08}.{time.time_ns()}"
     folder.mkdir()
+    return folder
+
+
+def folder_of(checked: CheckedBatch) -> Path:
+    """Where the rows of a judgement lie; JudgedAnew when there were two since."""
+    folder, batch = Path(checked.uri), checked.batch
+    if not folder.exists():
+        raise JudgedAnew(
+            f"batch {batch.number} ({batch.file}): other runs judged it meanwhile, what this one judged is gone; "
+            "they publish it, or the next ingest does"
+        )
     return folder
 
 

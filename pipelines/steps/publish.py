@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -88,7 +87,7 @@ def _ready(tools: Tools, at: lake.TableAt, looked_up: Known, checked: CheckedBat
     """What is published, and what is not: broken rows and those that are known already."""
     if checked.failed is not None:
         return _Ready(_refused(checked), judged.nothing(at).lazy())
-    folder, number = Path(checked.uri), checked.batch.number
+    folder, number = judged.folder_of(checked), checked.batch.number
     broken = pl.read_ipc(folder / judged.BROKEN).select(
         row="_row", count=pl.lit(1), reasons="_reasons", raw="_raw"
     )
@@ -113,7 +112,7 @@ def _refused(checked: CheckedBatch) -> pl.DataFrame:
     if not checked.uri:
         whole = {"row": None, "count": checked.batch.rows, "reasons": reason, "raw": None}
         return _aside(pl.DataFrame([whole]), checked, lake.QUARANTINED)
-    rows = pl.read_ipc(Path(checked.uri) / judged.BROKEN)
+    rows = pl.read_ipc(judged.folder_of(checked) / judged.BROKEN)
     return _aside(
         rows.select(row="_row", count=pl.lit(1), reasons=pl.lit(reason).list.concat("_reasons"), raw="_raw"),
         checked,

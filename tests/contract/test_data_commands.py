@@ -1,12 +1,17 @@
 """The commands about data, as a person types them, with the real locks and the real book."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from pipelines import cli, migrations
+from pipelines import cli, migrations, runner, wiring
+from pipelines import settings as settings_of
+from pipelines.steps.publish import publish
+from pipelines.steps.receive import receive
+from pipelines.steps.validate import validate
 from tests.unit.test_ingestion import EXERCISE, GOOD
 
 BAD = "3,robot,30,180,80,20,100,39.5\n4,robot,30,999,80,20,100,39.5\n5,male,30,180\n"
@@ -123,6 +128,16 @@ def test_validate_judges_what_waits_and_publishes_nothing(say, tmp_path):
     assert json.loads(say("validate", "calories", "--json")[1])[0]["batches"][0]["broken"] == 3
     _, told = say("ingest", "calories", "--json")
     assert json.loads(told)[0]["arrived"] == 5
+
+
+def test_who_looks_at_what_waits_takes_nothing_from_a_run_that_is_about_to_publish_it(say, tmp_path):
+    settings = settings_of.load()
+    use_case, tools = wiring.use_case(settings, "calories"), wiring.tools(settings, "calories")
+    do, now = runner.here(tools, use_case), datetime.now(UTC)
+    checked = do(validate)(do(receive)("exercise", now), now)
+    assert [say("validate", "calories", "--table", "exercise")[0] for _ in range(3)] == [0, 0, 0]
+    assert do(publish)(checked).published == 2
+    assert list((Path(tools.tables_at) / "exercise" / "checked").iterdir()) == []
 
 
 def test_validate_judges_a_file_of_which_nothing_arrives(say, tmp_path):

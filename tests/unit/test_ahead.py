@@ -10,6 +10,7 @@ import pytest
 
 from pipelines import flows, lake
 from pipelines.adapters import plain_text
+from pipelines.errors import JudgedAnew
 from pipelines.steps import judged, publish, validate
 from pipelines.steps.ahead import ahead
 from tests.benchmarks.sessions import sessions
@@ -176,9 +177,11 @@ def test_of_a_batch_that_is_judged_again_and_again_the_last_two_are_kept(tmp_pat
     judgements = [world.do(validate.validate)(arrivals, NOW) for _ in range(4)]
     kept = [Path(checked.batches[0].uri).exists() for checked in judgements]
     assert kept == [False, False, True, True]
+    with pytest.raises(JudgedAnew, match=r"batch 1 \(exercise\.csv\): other runs judged it"):
+        world.do(publish.publish)(judgements[1])
     assert world.do(publish.publish)(judgements[2]).published == 20
     assert not Path(judgements[3].batches[0].uri).exists()
-    assert world.do(publish.publish)(judgements[3]).published == 20
+    assert [world.do(publish.publish)(one).published for one in (judgements[3], judgements[1])] == [20, 20]
 
 
 def test_a_batch_of_which_every_row_is_broken_is_set_aside_and_committed(tmp_path) -> None:
