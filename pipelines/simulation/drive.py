@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 import json
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ LINES = 256
 """Connections at most; what waits for one is late, and counted so."""
 LABELS_AT_ONCE = 500
 REFRESH_SECONDS = 0.5
+RECENT = 2000
+"""Requests whose latencies progress tells: to sort all of them twice a second would make late what is due."""
 ANSWER_SECONDS = 60
 
 
@@ -40,7 +43,8 @@ class Summary(Frozen):
     labels_waiting: int
     labels_refused: dict[str, int]
     latency_ms: dict[str, float]
-    """p50, p95, p99 and the longest, from when a request was meant to go to its answer (late starts count)."""
+    """p50, p95, p99 and the longest, from when a request was meant to go to its answer (late starts count); so far
+    of the newest ones."""
     mean_loss: Figure | None
     metrics: dict[str, Figure | None]
     """Of the answered rows by what really happened, told or not."""
@@ -71,16 +75,22 @@ class _Due(NamedTuple):
 class Drive:
     """One run."""
 
-    def __init__(self, use_case: UseCase, plan: Plan, base: str) -> None:
-        """`base` is the use case's own address, like `http://127.0.0.1:7400/calories`; on this machine."""
+    def __init__(
+        self, use_case: UseCase, plan: Plan, base: str, note: Callable[[Asked], None] = lambda _: None
+    ) -> None:
+        """`base` is the use case's own address, like `http://127.0.0.1:7400/calories`; on this machine.
+
+        `note` is told of each request when it has ended.
+        """
         if urlsplit(base).hostname not in LOOPBACK:
             raise BadSettings(f"{base}: only an endpoint of this machine is simulated at")
         self._use_case, self._plan, self._base = use_case, plan, base
         self._sums = Sums(use_case)
         self._quality = np.zeros(self._sums.width)
         self._unscored: list[tuple[dict[str, float], float]] = []
-        self.asked: list[Asked] = []
-        """Every request that has ended."""
+        self._note = note
+        self._seconds = array("d")
+        """Of each request that has ended, in their order."""
         self._due: list[_Due] = []
         self._refused: Counter[str] = Counter()
         self._labels_refused: Counter[str] = Counter()
@@ -93,8 +103,7 @@ class Drive:
         """Send nothing more."""
         self._stopped.set()
 
-    def summary(self) -> Summary:
-        """So far."""
+    def _summary(self, seconds: "array[float]") -> Summary:
         self._score()
         loop = asyncio.get_running_loop()
         return Summary(
@@ -107,7 +116,7 @@ class Drive:
             labels_lost=self._lost,
             labels_waiting=len(self._due),
             labels_refused=dict(self._labels_refused),
-            latency_ms=_latency([each.seconds for each in self.asked]),
+            latency_ms=_latency(seconds),
             mean_loss=self._sums.loss(self._quality),
             metrics=self._sums.metrics(self._quality),
             interrupted=self._stopped.is_set(),
@@ -130,7 +139,7 @@ class Drive:
                 self._over = True
                 watching.cancel()
                 await telling
-            return self.summary()
+            return self._summary(self._seconds)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time() - self._began
@@ -154,7 +163,7 @@ class Drive:
     async def _watch(self, watch: Callable[[Summary], None]) -> None:
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
-            watch(self.summary())
+            watch(self._summary(self._seconds[-RECENT:]))
 
     async def _send(self, session: aiohttp.ClientSession, stream: Iterator[Request]) -> None:
         """An open loop: a request goes when it is meant to, whether those before it were answered or not."""
@@ -182,7 +191,8 @@ class Drive:
         answers = [told] if alone else told.get("predictions", [told] * len(request.rows))
         codes = tuple(answer["error"]["code"] for answer in answers if "error" in answer)
         key = request.rows[0].get(self._use_case.entity) if alone else None
-        self.asked.append(Asked(request.at, seconds, codes, role, None if key is None else str(key)))
+        self._seconds.append(seconds)
+        self._note(Asked(request.at, seconds, codes, role, None if key is None else str(key)))
         for row, answer, label in zip(request.rows, answers, request.labels, strict=True):
             self._take(row, answer, label)
 
@@ -241,7 +251,7 @@ class Drive:
             self._quality += self._sums.rows(scored).sum(axis=0)
 
 
-def _latency(seconds: list[float]) -> dict[str, float]:
+def _latency(seconds: "array[float]") -> dict[str, float]:
     if not seconds:
         return {}
     p50, p95, p99 = np.quantile(seconds, [0.5, 0.95, 0.99]) * 1000

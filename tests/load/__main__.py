@@ -48,6 +48,11 @@ class Window(NamedTuple):
     start: float
     end: float
 
+    @property
+    def seconds(self) -> float:
+        """How long."""
+        return self.end - self.start
+
 
 def main() -> int:
     """Run all phases; 1 when a request failed."""
@@ -75,7 +80,7 @@ def phases(stack: Stack, given: argparse.Namespace) -> tuple[dict[str, Any], dic
     with loading(stack, given.rate, given.minutes * 60) as load:
         loads["swaps"] = load, swaps(stack, load, given)
     swapped = [each for each in loads["swaps"][1] if each.what == "swap"]
-    length = float(np.median([each.end - each.start for each in swapped]))
+    length = float(np.median([each.seconds for each in swapped]))
     cpu = place_cpu(stack)
     with loading(stack, given.rate, 8 * (length + 2)) as load:
         loads["dummy"] = load, dummies(load, length, cpu)
@@ -95,9 +100,10 @@ def swaps(stack: Stack, load: Load, given: argparse.Namespace) -> list[Window]:
     for number in range(given.swaps):
         load.until(gap * (number + 0.5))
         windows.append(swap(stack, registry, load))
+        say(f"swap {number + 1} of {given.swaps}: {windows[-1].seconds:.1f} s, {load.so_far()}")
         if number in kills:
             windows.append(kill(stack, load))
-        say(f"swap {number + 1} of {given.swaps}: {windows[-1].end - windows[-1].start:.1f} s, {load.so_far()}")
+            say(f"a place was killed: {windows[-1].seconds:.1f} s, {load.so_far()}")
     load.wait()
     return windows
 
@@ -183,7 +189,7 @@ def summary(asked: Sequence[Asked], windows: Sequence[Window]) -> dict[str, Any]
         **{name: count for name, count in kinds.items() if count},
         "latency_ms": quantiles([each.seconds for each in asked]),
         **({"latency_in_windows_ms": quantiles([each.seconds for each in inside])} if inside else {}),
-        "seconds_of_windows": [round(w.end - w.start, 1) for w in windows],
+        "seconds_of_windows": [round(w.seconds, 1) for w in windows],
     }
 
 

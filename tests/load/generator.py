@@ -80,7 +80,8 @@ def loading(
 def _drive(plan: Plan, base: str, name: str, folders: tuple[Path, ...], line: Connection) -> None:
     use_case = catalog.load(name, folders)
     known = rows.from_simulation(use_case, plan.seed, ROWS, datetime.now(UTC))
-    drive = Drive(use_case, plan, base)
+    asked: list[Asked] = []
+    drive = Drive(use_case, plan, base, asked.append)
     stream = requests(use_case, plan, known)
 
     async def run() -> None:
@@ -89,5 +90,5 @@ def _drive(plan: Plan, base: str, name: str, folders: tuple[Path, ...], line: Co
         await drive.run(stream)
 
     asyncio.run(run())
-    line.send(drive.asked)
+    line.send(asked)
     line.close()

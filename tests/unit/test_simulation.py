@@ -160,7 +160,7 @@ class Answering:
         self.labels += labels
         return web.json_response({"accepted": len(labels), "errors": []}, status=202)
 
-    async def drive(self, plan, rows, stop_after=None):
+    async def drive(self, plan, rows, stop_after=None, watch=lambda _: None):
         app = web.Application()
         app.router.add_get("/c/model", self.model)
         app.router.add_post("/c/predict", self.predict)
@@ -174,7 +174,7 @@ class Answering:
             one = Drive(USE_CASE, plan, f"http://127.0.0.1:{port}/c")
             if stop_after is not None:
                 asyncio.get_running_loop().call_later(stop_after, one.stop)
-            return await one.run(requests(USE_CASE, plan, rows))
+            return await one.run(requests(USE_CASE, plan, rows), watch)
         finally:
             await runner.cleanup()
 
@@ -203,6 +203,17 @@ def test_a_late_start_is_counted_as_latency(rows, monkeypatch):
     done = asyncio.run(Answering(wait=0.05).drive(Plan(rate=1000, rows=20), rows))
     assert done.latency_ms["max"] > 20 * 50 - 100
     assert done.latency_ms["p50"] > 300
+
+
+def test_progress_tells_the_latency_of_the_newest_requests_and_the_end_that_of_all(rows, monkeypatch):
+    monkeypatch.setattr(driving, "RECENT", 1)
+    monkeypatch.setattr(driving, "REFRESH_SECONDS", 0.01)
+    seen = []
+    done = asyncio.run(Answering(wait=0.05).drive(Plan(rate=200, rows=40), rows, watch=seen.append))
+    told = [each.latency_ms for each in seen if each.latency_ms]
+    assert told and all(len(set(each.values())) == 1 for each in told)
+    assert done.latency_ms["p50"] < done.latency_ms["max"]
+    assert max(each["max"] for each in told) <= done.latency_ms["max"]
 
 
 def test_a_stop_ends_it_with_a_summary(rows):
