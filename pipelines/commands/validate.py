@@ -20,6 +20,7 @@ from pipelines.spec import Files
 if TYPE_CHECKING:
     from pipelines.records import CheckedArrivals
     from pipelines.spec import Table, UseCase
+    from pipelines.tools import Tools
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -40,31 +41,31 @@ def validate(asked: argparse.Namespace, settings: Settings) -> None:
     name = asked.use_case or settings.use_case
     use_case = wiring.use_case(settings, name)
     tables = [use_case.table(known(use_case, asked.table))] if asked.table else list(use_case.tables)
-    look = _waiting if asked.file is None else _file
+    tools = wiring.tools(settings, name)
     with scratch("look") as folder:
-        checked = look(asked, settings, use_case, tables, folder)
+        if asked.file is None:
+            checked = _waiting(tools, use_case, tables, folder)
+        else:
+            checked = [_file(tools, use_case, tables, asked, folder)]
     _write(asked, checked)
 
 
-def _waiting(
-    _: argparse.Namespace, settings: Settings, use_case: "UseCase", tables: "list[Table]", folder: Path
-) -> "list[CheckedArrivals]":
+def _waiting(tools: "Tools", use_case: "UseCase", tables: "list[Table]", folder: Path) -> "list[CheckedArrivals]":
     """Each table's; what is judged lies apart, so that a run which is about to publish keeps its own."""
-    from pipelines import runner, wiring
+    from pipelines import runner
     from pipelines.steps.receive import receive
     from pipelines.steps.validate import validate as judge
 
     logging.getLogger("pipelines").setLevel(logging.ERROR)
-    tools, now = wiring.tools(settings, use_case.name), datetime.now(UTC)
-    do, apart = runner.here(tools, use_case), runner.here(replace(tools, tables_at=str(folder)), use_case)
-    return [apart(judge)(do(receive)(table.name, now), now) for table in tables]
+    now, apart = datetime.now(UTC), replace(tools, tables_at=str(folder))
+    do, look = runner.here(tools, use_case), runner.here(apart, use_case)
+    return [look(judge)(do(receive)(table.name, now), now) for table in tables]
 
 
 def _file(
-    asked: argparse.Namespace, settings: Settings, use_case: "UseCase", tables: "list[Table]", folder: Path
-) -> "list[CheckedArrivals]":
+    tools: "Tools", use_case: "UseCase", tables: "list[Table]", asked: argparse.Namespace, folder: Path
+) -> "CheckedArrivals":
     """The file judged in a landing of its own, so that nothing of it arrives; its page is kept."""
-    from pipelines import wiring
     from pipelines.adapters.sources import FolderSource
     from pipelines.steps.receive import receive
     from pipelines.steps.validate import validate as judge
@@ -74,15 +75,15 @@ def _file(
         raise BadSettings("--file: say by --table which table the file belongs to")
     if not asked.file.is_file():
         raise BadSettings(f"--file: {asked.file} is no file")
-    tools, table = without(wiring.tools(settings, use_case.name), tables[0], asked.without)
+    tools, table = without(tools, tables[0], asked.without)
     drop, now = folder / "drop", datetime.now(UTC)
     drop.mkdir()
     os.utime(shutil.copyfile(asked.file, drop / asked.file.name), (0, 0))
     table = table.model_copy(update={"source": Files(pattern="*", zone=zone_of(table))})
     alone = use_case.model_copy(update={"tables": (table,)})
-    docs = settings.at.docs / use_case.name / "looked-at"
+    docs = tools.docs / "looked-at"
     own = replace(tools, source=FolderSource(drop), landing=folder / "landing", tables_at=str(folder), docs=docs)
-    return [judge(own, alone, receive(own, alone, table.name, now), now)]
+    return judge(own, alone, receive(own, alone, table.name, now), now)
 
 
 def _write(asked: argparse.Namespace, checked: "list[CheckedArrivals]") -> None:
