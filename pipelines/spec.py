@@ -38,11 +38,11 @@ NAME = r"^[a-z][a-z0-9_]{1,30}$"
 
 
 def matrix(features: Sequence[ArrayLike]) -> NDArray[np.float32]:
-    """Features of n cells each, one or more, as float32 (n, k); in a third of the time of `np.column_stack`."""
+    """Features of n cells each, one or more, as float32 (n, k), each in one piece of memory (Fortran's order)."""
     beside = np.empty((len(features), np.size(features[0])), np.float32)
     for place, cells in enumerate(features):
         beside[place] = cells
-    return np.ascontiguousarray(beside.T)
+    return beside.T
 
 
 class Frozen(BaseModel):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import xgboost
 from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
@@ -40,7 +41,10 @@ class Learner(NamedTuple):
     def fit(self, parameters: Parameters, matrix: Matrix, target: Values) -> Any:
         """A model of n rows."""
         margin = None if self.base is None else matrix[:, self.base]
-        return self._made(parameters).fit(matrix, target, base_margin=margin)
+        model = self._made(parameters).fit(_columns(matrix), target, base_margin=margin)
+        booster = model.get_booster()
+        booster.feature_names = booster.feature_types = None  # those of a table, which requests do not have
+        return model
 
     def fit_by_pieces(self, parameters: Parameters, pieces: Iterator[tuple[Matrix, Values]], cache: Path) -> Any:
         """The same model of rows that come in pieces; what XGBoost needs of them again lies beside `cache`.
@@ -66,6 +70,12 @@ class Learner(NamedTuple):
         raw = model.predict(matrix) if self.kind == "regressor" else model.predict_proba(matrix)[:, 1]
         part = Fitted(name="fold", kind=self.kind, booster="", onnx="", base=self.base)
         return finish(part, np.asarray(raw, np.float64), matrix)
+
+
+def _columns(matrix: Matrix) -> pa.Table:
+    """The features one after another: XGBoost makes the same bins of them as of a matrix, in less time."""
+    beside = np.asfortranarray(matrix).T
+    return pa.table({str(place): pa.array(cells) for place, cells in enumerate(beside)})
 
 
 class _OnDisk(xgboost.DataIter):  # type: ignore[misc]

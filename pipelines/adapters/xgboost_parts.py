@@ -120,7 +120,6 @@ def _onnx(model: Any, width: int) -> bytes:
     from onnxmltools import convert_xgboost
     from onnxmltools.convert.common.data_types import FloatTensorType
 
-    model.get_booster().feature_names = None
     with warnings.catch_warnings(), _no_collection():
         warnings.simplefilter("ignore", DeprecationWarning)
         converted = convert_xgboost(model, initial_types=[("x", FloatTensorType([None, width]))])

@@ -59,7 +59,7 @@ _BY_CLIENT = f"{_COLUMNS} client_id = %(id)s {_NEWEST_FIRST}"
 _OUTCOME = """
 select label_seq, first_received_at, loss from outcomes where requested_at = %s and prediction_seq = %s
 """
-_LABEL = "select actual, observed_at, received_at, source from labels where seq = %s and received_at >= %s"
+_LABEL = "select actual, observed_at, received_at, source from labels where seq = %s and received_at >= %s limit 1"
 
 
 def find(connection: Connection, name: str, use_cases: Sequence[str]) -> tuple[Recorded, ...]:

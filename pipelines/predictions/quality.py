@@ -5,7 +5,7 @@ that `now` is in count whole. What the numbers say is what had arrived when they
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 from pipelines import rows as rows_of
 from pipelines import slices
 from pipelines.predictions import cells
-from pipelines.predictions.cells import FIVE_MINUTES, Cell, Cells, Owner
+from pipelines.predictions.cells import FIVE_MINUTES, Cell, Cells, Owner, Span
 from pipelines.predictions.sums import Figure, Sums, share
 from pipelines.predictions.tables import Connection
 from pipelines.spec import Frozen, UseCase
@@ -28,6 +28,7 @@ WINDOWS = {
 }
 EVER = "ever"
 SHADOW = "shadow"
+_RECORDED, _LABELLED = cells.COUNTS.index("recorded"), cells.COUNTS.index("labelled")
 Key = tuple[Owner, str]
 
 
@@ -94,8 +95,8 @@ def counts(connection: Connection, use_case: UseCase, now: datetime) -> Counts:
     """Where everything stands at `now`: what has no label is pending, after the horizon expired."""
     with connection.transaction():
         _one_moment(connection)
-        found = cells.ever(connection, use_case.name, every_slice=False)
-        unlabelled = _pending(connection, use_case, now, cells.EPOCH, every_slice=False)
+        [found] = cells.read(connection, use_case.name, [cells.ALWAYS], every_slice=False)
+        [unlabelled] = _pending(connection, use_case, now, [cells.ALWAYS], every_slice=False)
         labels = connection.execute(
             "select labels, orphans, keyed, waiting from label_clock where use_case = %s", (use_case.name,)
         ).fetchone()
@@ -108,35 +109,51 @@ def quality(
     connection: Connection, use_case: UseCase, now: datetime, window: str, *, every_slice: bool = True
 ) -> tuple[Quality, ...]:
     """Every version, role and slice that was asked within a window of WINDOWS, or EVER."""
-    begin = cells.EPOCH if window == EVER else cells.start_of(now - WINDOWS[window], FIVE_MINUTES)
-    end = cells.NEVER if window == EVER else cells.start_of(now, FIVE_MINUTES) + timedelta(minutes=FIVE_MINUTES)
-    with connection.transaction():
-        _one_moment(connection)
-        known = _counted_as_declared(connection, use_case)
-        found = cells.read(connection, use_case.name, begin, end, every_slice=every_slice)
-        pending = _pending(connection, use_case, now, begin, end, every_slice=every_slice)
-    sums = Sums(use_case) if known else None
-    return tuple(
-        _quality(key, cell, pending[key], window, sums) for key, cell in sorted(found.items(), key=_order)
-    )
+    sums, [read] = _read(connection, use_case, now, [window], every_slice=every_slice)
+    return tuple(_quality(key, *told, window, sums) for key, told in sorted(read.items(), key=_order))
 
 
 def newest(connection: Connection, use_case: UseCase, now: datetime) -> tuple[Quality, ...]:
     """Each version and role, all slices together, in the shortest window that holds a label of it."""
-    found: dict[Key, Quality] = {}
-    for window in (*WINDOWS, EVER):
-        for each in quality(connection, use_case, now, window, every_slice=False):
-            key = (Owner(each.model_version, each.role), each.slice)
-            if key not in found or found[key].labelled == 0:
-                found[key] = each
-    return tuple(found[key] for key in sorted(found))
+    windows = (*WINDOWS, EVER)
+    sums, read = _read(connection, use_case, now, windows, every_slice=False)
+    chosen: dict[Key, tuple[Cell, int, str]] = {}
+    for window, found in zip(windows, read, strict=True):
+        for key, (cell, pending) in found.items():
+            if key not in chosen or chosen[key][0].counts[_LABELLED] == 0:
+                chosen[key] = (cell, pending, window)
+    return tuple(_quality(key, *chosen[key], sums) for key in sorted(chosen))
+
+
+def _read(
+    connection: Connection, use_case: UseCase, now: datetime, windows: Sequence[str], *, every_slice: bool
+) -> tuple[Sums | None, list[dict[Key, tuple[Cell, int]]]]:
+    """Each window's cells and what is pending in them; no sums where they were counted by another definition."""
+    spans = [_span(window, now) for window in windows]
+    with connection.transaction():
+        _one_moment(connection)
+        known = _counted_as_declared(connection, use_case)
+        found = cells.read(connection, use_case.name, spans, every_slice=every_slice)
+        pending = _pending(connection, use_case, now, spans, every_slice=every_slice)
+    read = [
+        {key: (cell, waiting[key]) for key, cell in each.items()}
+        for each, waiting in zip(found, pending, strict=True)
+    ]
+    return Sums(use_case) if known else None, read
+
+
+def _span(window: str, now: datetime) -> Span:
+    if window == EVER:
+        return cells.ALWAYS
+    end = cells.start_of(now, FIVE_MINUTES) + timedelta(minutes=FIVE_MINUTES)
+    return cells.start_of(now - WINDOWS[window], FIVE_MINUTES), end
 
 
 def _one_moment(connection: Connection) -> None:
     connection.execute("set transaction isolation level repeatable read")
 
 
-def _order(item: tuple[Key, Cell]) -> tuple[str, str, bool, str]:
+def _order(item: tuple[Key, object]) -> tuple[str, str, bool, str]:
     (owner, name), _ = item
     return owner.model_version, owner.role, name != slices.ALL, name
 
@@ -197,22 +214,20 @@ where p.use_case = %(use_case)s and p.requested_at >= %(border)s and p.requested
 
 
 def _pending(
-    connection: Connection,
-    use_case: UseCase,
-    now: datetime,
-    begin: datetime,
-    end: datetime = cells.NEVER,
-    *,
-    every_slice: bool,
-) -> Counter[Key]:
+    connection: Connection, use_case: UseCase, now: datetime, spans: Sequence[Span], *, every_slice: bool
+) -> list[Counter[Key]]:
     """Unlabelled and within the horizon: by cells, and by rows in the five minutes where the horizon ends."""
-    border = max(begin, now - use_case.horizon)
-    whole = min(end, _up(border))
-    found = cells.read(connection, use_case.name, whole, end, every_slice=every_slice)
-    recorded, labelled = cells.COUNTS.index("recorded"), cells.COUNTS.index("labelled")
-    pending = Counter({key: round(cell.counts[recorded] - cell.counts[labelled]) for key, cell in found.items()})
-    if border < whole:
-        pending.update(_rows(connection, use_case, border, whole))
+    borders = [max(begin, now - use_case.horizon) for begin, _ in spans]
+    wholes = [(min(end, _up(border)), end) for border, (_, end) in zip(borders, spans, strict=True)]
+    found = cells.read(connection, use_case.name, wholes, every_slice=every_slice)
+    pending = [
+        Counter({key: round(cell.counts[_RECORDED] - cell.counts[_LABELLED]) for key, cell in each.items()})
+        for each in found
+    ]
+    parts = {(border, whole) for border, (whole, _) in zip(borders, wholes, strict=True) if border < whole}
+    rows = {part: _rows(connection, use_case, *part) for part in parts}
+    for waiting, border, (whole, _) in zip(pending, borders, wholes, strict=True):
+        waiting.update(rows.get((border, whole), {}))
     return pending
 
 

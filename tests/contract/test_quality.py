@@ -238,6 +238,17 @@ def told(connection, now: datetime, window: str):
     return found
 
 
+def shortest(connection, now: datetime) -> list[quality.Quality]:
+    """`newest`, of windows that are asked one by one."""
+    found: dict[tuple[str, str], quality.Quality] = {}
+    for window in (*quality.WINDOWS, quality.EVER):
+        for each in quality.quality(connection, USE, now, window, every_slice=False):
+            key = each.model_version, each.role
+            if key not in found or found[key].labelled == 0:
+                found[key] = each
+    return [found[key] for key in sorted(found)]
+
+
 def same(found, wanted) -> bool:
     return set(found) == set(wanted) and all(
         found[key][name] == pytest.approx(wanted[key][name], abs=1e-6)
@@ -278,6 +289,7 @@ def test_in_any_order_of_arrival_the_cells_are_what_the_rows_say(
         for window, length in quality.WINDOWS.items():
             begin, end = cells.start_of(now - length, 5), cells.start_of(now, 5) + 5 * MINUTE
             assert same(told(connection, now, window), expected(records, labels, now, begin, end))
+        assert list(quality.newest(connection, USE, now)) == shortest(connection, now)
     names = {one.name for one in records} | {one.client for one in records}
     counted = quality.counts(connection, USE, START)
     rows = connection.execute("select prediction_id from labels").fetchall()

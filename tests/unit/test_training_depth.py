@@ -6,6 +6,7 @@ from datetime import timedelta
 import numpy as np
 import polars as pl
 import pytest
+from xgboost import XGBRegressor
 
 from pipelines import metrics, rows
 from pipelines.adapters import search
@@ -49,7 +50,18 @@ def test_a_matrix_of_features_is_what_numpy_would_stack():
         features = [random.normal(size=n), random.integers(0, 9, n), [float("nan")] * n]
         made = matrix(features)
         assert np.array_equal(made, np.column_stack(features).astype(np.float32), equal_nan=True)
-        assert (made.dtype, made.flags.c_contiguous) == (np.float32, True)
+        assert (made.dtype, made.flags.f_contiguous) == (np.float32, True)
+
+
+def test_features_column_by_column_give_the_booster_that_a_matrix_gives():
+    random = np.random.default_rng(0)
+    features = random.normal(size=(3000, 4)).astype(np.float32)
+    features[::7, 2] = np.nan
+    target = features[:, 0] + random.normal(size=3000)
+    given = {"n_jobs": 2, "random_state": 0, "n_estimators": 20}
+    learnt = search.Learner("regressor", given, None).fit({}, features, target).get_booster()
+    plain = XGBRegressor(tree_method="hist", **given).fit(features, target).get_booster()
+    assert learnt.save_raw() == plain.save_raw()
 
 
 def test_a_part_with_a_base_and_no_trees_answers_its_base(tmp_path):
