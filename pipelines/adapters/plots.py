@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import xgboost
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.stats import binom
@@ -48,6 +49,11 @@ def _figure(width: float, height: float, left: float = 0.9) -> Figure:
     return figure
 
 
+def _entitle(axes: Axes, title: str) -> None:
+    """Where a title stands anyway; to look for that place measures every word of the axes once more."""
+    axes.set_title(title, y=1)
+
+
 def _held_out(use_case: UseCase, name: str, values: NDArray[np.float64], actual: NDArray[np.float64]) -> Figure:
     """Predicted against actual, and the residuals beside it."""
     figure = _figure(10, 4.2)
@@ -57,9 +63,10 @@ def _held_out(use_case: UseCase, name: str, values: NDArray[np.float64], actual:
     ends = [float(np.min(actual)), float(np.max(actual))]
     left.plot(ends, ends, color="black", linewidth=0.8)
     left.set(xlabel=f"actual {use_case.target_unit}", ylabel=f"{name} {use_case.target_unit}")
-    left.set_title(f"held out, n = {len(actual):,}")
+    _entitle(left, f"held out, n = {len(actual):,}")
     right.hist(values - actual, bins=60, histtype="stepfilled")  # one shape instead of sixty
-    right.set(xlabel=f"{name} - actual {use_case.target_unit}", ylabel="rows", title="residuals")
+    right.set(xlabel=f"{name} - actual {use_case.target_unit}", ylabel="rows")
+    _entitle(right, "residuals")
     return figure
 
 
@@ -79,9 +86,8 @@ def _reliability(asked: Calibrated, said: NDArray[np.float64], happened: NDArray
     )
     curve.plot(mean, share, marker="o", label="held out")
     error = expected_calibration_error(said, happened, asked.bins)
-    curve.set(
-        ylabel="how often it happened", title=f"{asked.output}: n = {len(said):,}, calibration error {error:.3f}"
-    )
+    curve.set(ylabel="how often it happened")
+    _entitle(curve, f"{asked.output}: n = {len(said):,}, calibration error {error:.3f}")
     curve.legend(loc="upper left")
     below.bar(mean, counts[filled], width=0.6 / asked.bins)
     below.set(xlabel=f"what was said: {asked.output}", ylabel="rows", xlim=(0, 1))
@@ -98,5 +104,6 @@ def _importance(manifest: Manifest, part: Part, file: Path) -> Figure:
     figure = _figure(words + 5, 0.35 * len(order) + 1.2, left=words)
     axes = figure.subplots()
     axes.barh([manifest.feature_names[place] for place in order], shares[order])
-    axes.set(xlabel="share of the total gain", title=f"importance: {part.name}")
+    axes.set(xlabel="share of the total gain")
+    _entitle(axes, f"importance: {part.name}")
     return figure
