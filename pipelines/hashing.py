@@ -22,12 +22,21 @@ Hashes = NDArray[np.uint64]
 """(n, 2): both halves of each row's hash."""
 SEEDS = (1, 2)
 WORD = 64
+AT_ONCE = 50_000
+"""Rows whose words are in memory at the same time."""
 DIGITS = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), np.uint16)
 """Two hexadecimal digits of each byte; so they are written faster than a byte after the other."""
 
 
 def hashes(rows: "pl.DataFrame", columns: Sequence[Field]) -> Hashes:
     """Of each row's cells in these columns, in this order; a column that the rows do not have is null in all."""
+    found = np.empty((rows.height, 2), np.uint64)
+    for at in range(0, rows.height, AT_ONCE):
+        found[at : at + AT_ONCE] = _hashes(rows.slice(at, AT_ONCE), columns)
+    return found
+
+
+def _hashes(rows: "pl.DataFrame", columns: Sequence[Field]) -> Hashes:
     import polars as pl
     import polars_hash
 
@@ -36,8 +45,7 @@ def hashes(rows: "pl.DataFrame", columns: Sequence[Field]) -> Hashes:
     row = polars_hash.col("row").nchash
     halves = [row.xxh3_64(seed=seed).alias(f"{seed}") for seed in SEEDS]
     turned = np.ascontiguousarray(np.stack([*words, *nulls]).T)  # in half the time of `stack` along the last axis
-    found = pl.DataFrame({"row": _binary(turned)}).select(halves).to_numpy()
-    return np.ascontiguousarray(found, np.uint64)
+    return pl.DataFrame({"row": _binary(turned)}).select(halves).to_numpy()
 
 
 def text(found: Hashes) -> "pl.Series":

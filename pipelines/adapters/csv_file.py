@@ -147,7 +147,7 @@ def read(file: Path, table: Table, piece: Piece | None) -> Content | Unreadable:
     body = slice_of(file, piece.start, piece.stop)
     numbers = _numbers(body, found, table)
     if numbers is not None:
-        return Content(_placed(numbers, piece), lambda: _placed(_cells(body, found, piece, []), piece))
+        return Content(_placed(numbers, piece), lambda: _placed(_text(file, found, piece), piece))
     torn: list[Torn] = []
     try:
         cells = _cells(body, found, piece, torn)
@@ -188,7 +188,12 @@ def head(file: Path) -> pl.DataFrame:
     """The rows of the first batch, by whatever header there is."""
     found = header(file)
     first = next(iter(_cut(file, found.size, 1, found.delimiter, settled=True).pieces), Piece(0, 0, 1, 0))
-    return _cells(slice_of(file, first.start, first.stop), found, first, [])
+    return _text(file, found, first)
+
+
+def _text(file: Path, found: Header, piece: Piece) -> pl.DataFrame:
+    """The cells of a piece as they came; they are seldom asked for, and nothing holds their bytes until then."""
+    return _cells(slice_of(file, piece.start, piece.stop), found, piece, [])
 
 
 def _cells(body: bytes, found: Header, piece: Piece, torn: list[Torn]) -> pl.DataFrame:

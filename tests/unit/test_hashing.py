@@ -4,10 +4,11 @@ from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import lake
+from pipelines import hashing, lake
 from pipelines.hashing import WORD, hashes, text
 from pipelines.spec import Field
 from tests.builders import NOW
@@ -54,6 +55,14 @@ def test_rows_have_one_hash_exactly_when_they_hold_the_same_values(rows):
         for other, hashed_too in zip(rows, found, strict=True):
             assert (hashed == hashed_too) == (one == other)
         assert of(one) == [hashed]
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 10, 11])
+def test_a_hash_does_not_tell_how_many_rows_were_hashed_at_once(monkeypatch, at_once):
+    rows = [(n, f"{n}" if n % 3 else None, n / 7, NOW) for n in range(10)]
+    alone = [found for row in rows for found in of(row)]
+    monkeypatch.setattr(hashing, "AT_ONCE", at_once)
+    assert of(*rows) == alone
 
 
 def test_a_column_that_is_not_there_is_null_in_all_rows():
