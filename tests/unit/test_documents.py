@@ -79,3 +79,11 @@ def test_the_lock_names_no_index_and_hashes_everything():
     pinned = re.findall(r"^[\w.-]+(?:\[.*\])?==\S+", lock, re.MULTILINE)
     assert len(pinned) > 100
     assert lock.count("--hash=") > len(pinned)
+
+
+def test_every_supported_python_gets_the_same_versions():
+    lock = (ROOT / "requirements.txt").read_text()
+    elsewhere = "sys_platform|platform_machine|platform_system"  # a package may differ by machine, not by Python
+    pinned = re.findall(rf"^([\w.-]+)(?:\[.*\])?==\S+(?!.*(?:{elsewhere}))", lock, re.MULTILINE)
+    assert len(pinned) > 100
+    assert sorted(pinned) == sorted(set(pinned))
